@@ -104,6 +104,16 @@ class TomlFile:
         return file_error(self.error, self.path, toml_line(self.text, *keys), message)
 
 # %% ../nbs/02_text_files.ipynb #83aa7971
+def _statement_line(lines, seen):
+    "The line where the statement begins that breaks at the line `seen`"
+    begin = 0
+    for count in range(1, seen):
+        try: _parse_toml("\n".join(lines[begin:count]))
+        except ValueError: continue # not complete yet
+        begin = count
+    return begin + 1
+
+# %% ../nbs/02_text_files.ipynb #058c8e6e
 def read_toml(
     path: Path, # the file
     error: type[Exception], # raised with file and line where it is not TOML
@@ -113,8 +123,7 @@ def read_toml(
     try: return TomlFile(Path(path), text, _parse_toml(text), error)
     except ValueError as problem:
         lines, place = text.split("\n"), re.search(r" \(at (?:line (\d+)|end).*\)$", str(problem))
-        seen = int(place[1]) if place and place[1] else len(lines)
-        line = _longest_parsed(lines, seen, _parse_toml)[0] + 1
+        line = _statement_line(lines, int(place[1]) if place and place[1] else len(lines))
         raise file_error(error, path, line, f"{str(problem)[:place.start()] if place else problem}: {lines[line - 1].strip()}") from problem
 
 # %% ../nbs/02_text_files.ipynb #656db7d6

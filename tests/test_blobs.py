@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mlops_nb.settings import CorruptBlobError, NotFoundError, StoreError, StoreFullError
-from mlops_nb.store.blobs import Blob, BlobStore, clear_leftovers, keep_blob
+from mlops_nb.store.blobs import Blob, BlobStore, clear_leftovers, keep_blob, link_or_copy
 
 LONG = "โฟลเดอร์ ที่มี ชื่อยาวมาก/" * 5 # 130 letters
 
@@ -23,7 +23,8 @@ def small_disk(tmp_path):
     "A file system of one megabyte"
     folder = tmp_path/"small disk"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True).returncode: pytest.skip("needs the right to mount")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True)
+    if mounted.returncode: pytest.skip("needs the right to mount")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
 
@@ -91,8 +92,9 @@ def test_what_cannot_be_put(store, tmp_path):
 
 @pytest.mark.parametrize("digest", ["", "abc", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 64 + "\n", None, 5])
 def test_what_is_no_digest(store, tmp_path, digest):
-    for ask in (store.path, store.verify, store.read_bytes, store.remove, store.__contains__, lambda digest: store.materialize(digest, tmp_path/"out")):
+    for ask in (store.path, store.verify, store.read_bytes, store.remove, store.__contains__):
         with pytest.raises(StoreError, match="not the digest"): ask(digest)
+    with pytest.raises(StoreError, match="not the digest"): store.materialize(digest, tmp_path/"out")
 
 
 def test_an_unknown_blob(store):
@@ -137,7 +139,8 @@ def test_a_read_only_disk(small_disk):
     assert store.read_bytes(blob.digest) == b"data"
 
 
-@pytest.mark.parametrize("number, kind", [(errno.ENOSPC, StoreFullError), (errno.EDQUOT, StoreFullError), (errno.EACCES, StoreError), (errno.EIO, StoreError)])
+@pytest.mark.parametrize("number, kind", [
+    (errno.ENOSPC, StoreFullError), (errno.EDQUOT, StoreFullError), (errno.EACCES, StoreError), (errno.EIO, StoreError)])
 @pytest.mark.parametrize("step", ["fsync", "replace", "fchmod"])
 def test_a_disk_that_fails_late(store, monkeypatch, number, kind, step):
     def fail(*_): raise OSError(number, os.strerror(number))
@@ -148,9 +151,16 @@ def test_a_disk_that_fails_late(store, monkeypatch, number, kind, step):
     assert files(store.folder) == [] and sha256(b"data") not in store
 
 
+LIMITED = """
+import resource, sys
+from mlops_nb.store.blobs import BlobStore
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+BlobStore(sys.argv[1]).put_bytes(b"x" * 5000)
+"""
+
+
 def test_a_limit_on_the_size_of_files(store):
-    limited = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\nfrom mlops_nb.store.blobs import BlobStore\nBlobStore(sys.argv[1]).put_bytes(b'x' * 5000)"
-    done = subprocess.run([sys.executable, "-c", limited, store.folder], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", LIMITED, store.folder], capture_output=True, text=True)
     assert "StoreError" in done.stderr and "File too large" in done.stderr
     assert files(store.folder) == []
 
@@ -160,7 +170,8 @@ def test_a_limit_on_the_size_of_files(store):
 def flip(data): return bytes([data[0] ^ 1]) + data[1:]
 
 
-@pytest.mark.parametrize("damage", [flip, lambda data: data[:-1], lambda data: data + b"x", lambda data: b""], ids=["flip", "shorter", "longer", "empty"])
+@pytest.mark.parametrize("damage", [flip, lambda data: data[:-1], lambda data: data + b"x", lambda data: b""],
+                         ids=["flip", "shorter", "longer", "empty"])
 def test_damage_is_found_and_healed(store, tmp_path, damage):
     data = b"weights" * 1000
     blob = store.put_bytes(data)
@@ -182,6 +193,16 @@ def test_damage_after_a_check_is_found(store):
     store.path(blob.digest)
     path.chmod(0o644)
     path.write_bytes(b"Weights")
+    with pytest.raises(CorruptBlobError): store.path(blob.digest)
+
+
+def test_damage_that_leaves_no_trace_in_the_time_is_found(store):
+    blob = store.put_bytes(b"weights")
+    path = store.path(blob.digest)
+    time_ns = path.stat().st_mtime_ns
+    path.chmod(0o644)
+    path.write_bytes(b"Weights")
+    os.utime(path, ns=(time_ns, time_ns)) # as if within one tick of the file system's clock
     with pytest.raises(CorruptBlobError): store.path(blob.digest)
 
 
@@ -221,6 +242,15 @@ def test_without_hard_links_it_is_a_copy(store, tmp_path, monkeypatch, number):
     assert stat.S_IMODE(target.stat().st_mode) == 0o444
 
 
+def test_a_copy_is_checked(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "link", lambda *_: os.stat("/no such file"))
+    blob = store.put_bytes(b"data")
+    path = store.path(blob.digest)
+    path.chmod(0o644)
+    path.write_bytes(b"DATA")
+    with pytest.raises(CorruptBlobError, match="changed while it was read"): link_or_copy(path, tmp_path/"out")
+
+
 def test_another_file_system(small_disk, store):
     assert store.materialize(store.put_bytes(b"data").digest, small_disk/"out").read_bytes() == b"data"
 
@@ -252,13 +282,19 @@ PUTTING = """
 import sys
 from mlops_nb.store.blobs import BlobStore
 store = BlobStore(sys.argv[1])
+print("ready", flush=True)
 sys.stdin.readline()
-for number in range(20): print(store.put_bytes(bytes([number]) * 200_000).digest)
+for number in range(20): print(store.put_bytes(bytes([number]) * 200_000).digest, flush=True)
 """
 
 
+def putting(folder):
+    return subprocess.Popen([sys.executable, "-c", PUTTING, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
 def test_two_processes_put_the_same_at_once(store):
-    both = [subprocess.Popen([sys.executable, "-c", PUTTING, store.folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [putting(store.folder) for _ in range(2)]
+    for process in both: assert process.stdout.readline() == "ready\n"
     for process in both: process.stdin.write("go\n"); process.stdin.flush()
     first, second = (process.communicate()[0].split() for process in both)
     assert [process.returncode for process in both] == [0, 0]
@@ -314,9 +350,9 @@ def test_kill_in_a_put(store, moment):
 
 def test_kill_at_any_moment_leaves_only_whole_blobs(store):
     for delay_s in (0.0, 0.005, 0.02, 0.05):
-        process = subprocess.Popen([sys.executable, "-c", PUTTING, store.folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        process = putting(store.folder)
         process.stdin.write("go\n"); process.stdin.flush()
-        process.stdout.readline() # the first blob is in the store
+        assert process.stdout.readline() and process.stdout.readline() # it is ready, and the first blob is in the store
         time.sleep(delay_s)
         process.kill(); process.wait(); process.stdin.close(); process.stdout.close()
         for digest in store.digests(): store.verify(digest)

@@ -1,5 +1,5 @@
 """What a notebook should not show of the journal: kills, threads, full disks and strange values."""
-import decimal, errno, fractions, json, logging, math, os, pathlib, signal, subprocess, sys, threading
+import decimal, errno, fractions, json, logging, math, os, pathlib, signal, subprocess, sys, threading, time
 from datetime import datetime
 
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mlops_nb.settings import StoreError, StoreFullError
-from mlops_nb.store.journal import Journal, decode_row, encode_row, read_journal, summarize, to_jsonable
+from mlops_nb.store.journal import NON_FINITE, Journal, decode_row, encode_row, read_journal, summarize, to_jsonable
 
 KILLED = """
 import os, signal, sys
@@ -23,6 +23,8 @@ LOGGING = """
 import sys
 from mlops_nb.store.journal import Journal
 journal = Journal(sys.argv[1])
+journal.append({"who": "ready"})
+sys.stdin.readline()
 for step in range(500): journal.append({"_step": step, "who": sys.argv[2], "text": "x" * 200})
 """
 
@@ -53,10 +55,12 @@ def test_many_threads_append_whole_lines(path):
 
 
 def test_processes_append_whole_lines(path):
-    processes = [subprocess.Popen([sys.executable, "-c", LOGGING, str(path), who]) for who in "ab"]
+    processes = [subprocess.Popen([sys.executable, "-c", LOGGING, str(path), who], stdin=subprocess.PIPE) for who in "ab"]
+    while len(read_journal(path)) < 2 and not any(process.poll() for process in processes): time.sleep(0.01)
+    for process in processes: process.stdin.close() # both have the file open: go
     assert [process.wait() for process in processes] == [0, 0]
     rows = read_journal(path)
-    assert len(rows) == 1000
+    assert len(rows) == 1002
     for who in "ab": assert [row["_step"] for row in rows if row["who"] == who] == list(range(500))
 
 
@@ -138,7 +142,8 @@ def test_an_empty_journal_after_close_goes_on(path):
     assert [row["_step"] for row in read_journal(path)] == [0, 1]
 
 
-json_values = st.recursive(st.none() | st.booleans() | st.integers(-2**70, 2**70) | st.floats() | st.text().filter(lambda text: text not in ("NaN", "Infinity", "-Infinity")),
+texts = st.text().filter(lambda text: text not in NON_FINITE)
+json_values = st.recursive(st.none() | st.booleans() | st.integers(-2**70, 2**70) | st.floats() | texts,
                            lambda each: st.lists(each, max_size=4) | st.dictionaries(st.text(), each, max_size=4), max_leaves=20)
 
 
@@ -176,11 +181,14 @@ def circle():
 
 @pytest.mark.parametrize("value, expected", [
     (np.float32(0.5), 0.5), (np.float64(0.5), 0.5), (np.int64(3), 3), (np.bool_(True), True), (np.float16("nan"), "NaN"),
-    (np.float64("inf"), "Infinity"), (np.longdouble(0.5), 0.5), (np.array(2), 2), (np.array([2.5]), 2.5), (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
+    (np.float64("inf"), "Infinity"), (np.longdouble(0.5), 0.5), (np.array(2), 2), (np.array([2.5]), 2.5),
+    (np.array([[1, 2], [3, 4]]), [[1, 2], [3, 4]]),
     (np.array([1, np.inf]), [1.0, "Infinity"]), (np.array([]), []), (np.arange(33), {"_type": "numpy.ndarray", "shape": [33]}),
     (np.datetime64("2026-05-01"), "2026-05-01"), (np.complex64(1j), {"_type": "complex"}), (np.float32, {"_type": "type"}),
-    (decimal.Decimal("0.5"), 0.5), (decimal.Decimal("sNaN"), {"_type": "decimal.Decimal"}), (fractions.Fraction(10**400), {"_type": "fractions.Fraction"}),
-    (10**5000, {"_type": "int"}), ({1, }, [1]), (range(3), [0, 1, 2]), ((1, 2), [1, 2]), ({1: "a"}, {"1": "a"}), (b"\xff", {"_type": "bytes"}),
+    (decimal.Decimal("0.5"), 0.5), (decimal.Decimal("sNaN"), {"_type": "decimal.Decimal"}),
+    (fractions.Fraction(10**400), {"_type": "fractions.Fraction"}),
+    (10**5000, {"_type": "int"}), ({1, }, [1]), (range(3), [0, 1, 2]), ((1, 2), [1, 2]), ({1: "a"}, {"1": "a"}),
+    (b"\xff", {"_type": "bytes"}),
     (pathlib.Path("ภาพ 1.png"), "ภาพ 1.png"), (datetime(2026, 5, 1, 12), "2026-05-01T12:00:00"), (datetime, {"_type": "type"}),
     (object(), {"_type": "object"}), (Awkward(), {"_type": f"{__name__}.Awkward", "shape": [1]}), (Image(), {"_type": "image-file"}),
 ], ids=lambda value: type(value).__name__)
@@ -213,7 +221,8 @@ def test_wandb_media_keep_their_name():
 
 
 def test_the_summary_is_the_last_word():
-    rows = [{"_step": 0, "_timestamp": 1.0, "loss": 0.9, "val": {"recall": 0.5, "deep": {"f1": 0.4}}}, {"_summary": {"loss": 0.1, "best": {"recall": 0.5}}},
+    rows = [{"_step": 0, "_timestamp": 1.0, "loss": 0.9, "val": {"recall": 0.5, "deep": {"f1": 0.4}}},
+            {"_summary": {"loss": 0.1, "best": {"recall": 0.5}}},
             {"_step": 1, "loss": 0.4, "image": {"_type": "image-file"}}, {"_summary": {"recall": math.nan}}]
     summary = summarize(rows)
     assert math.isnan(summary.pop("recall"))
@@ -222,5 +231,6 @@ def test_the_summary_is_the_last_word():
 
 
 def test_no_heavy_module_comes_along():
-    heavy = "import sys, mlops_nb.store.journal, mlops_nb.store.blobs; print({'torch', 'numpy', 'wandb', 'psutil', 'pynvml', 'pandas'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True).stdout.strip() == "set()"
+    heavy = "{'torch', 'numpy', 'wandb', 'psutil', 'pynvml', 'pandas'}"
+    code = f"import sys, mlops_nb.store.journal, mlops_nb.store.blobs; print({heavy} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

@@ -101,6 +101,13 @@ def test_a_hopeless_file_is_named(tmp_path, text, said):
     assert said in str(caught.value)
 
 
+def test_windows_line_ends(tmp_path):
+    (tmp_path/"objectives.toml").write_bytes(FILE.replace("at_most", "at_mots").replace("\n", "\r\n").encode())
+    with pytest.raises(ObjectivesError, match="line 16: unknown key 'at_mots'"): read_objectives(tmp_path/"objectives.toml", "EUR")
+    (tmp_path/"objectives.toml").write_bytes(FILE.replace("at_most", "at_most =").replace("\n", "\r\n").encode())
+    with pytest.raises(ObjectivesError, match="line 16: Invalid value: at_most = = 5$"): read_objectives(tmp_path/"objectives.toml", "EUR")
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ObjectivesError, match="objectives.toml: cannot be read"): read_objectives(tmp_path/"objectives.toml", "EUR")
 

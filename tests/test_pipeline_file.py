@@ -79,6 +79,7 @@ def test_the_order_of_the_steps(root, needs, order):
     ({"a": ["b"], "b": None}, 4, "'a' needs 'b' needs 'a'"),
     ({"x": [], "a": ["a"]}, 8, "'a' needs 'a'"),
     ({"x": [], "a": ["c"], "b": ["a"], "c": ["b"]}, 8, "a step without a list of needs needs the step before it"),
+    ({"a": ["c"], "b": ["a"], "c": ["b"]}, 4, "'a' needs 'c' needs 'b' needs 'a'"),
     ({"train": [], "b": ["trian"]}, 8, "'b' needs 'trian', which is no step; did you mean 'train'?"),
 ])
 def test_needs_that_cannot_be_met(root, needs, line, said):
@@ -128,11 +129,11 @@ def test_unknown_step(root):
 
 
 def test_input_files(root, tmp_path):
-    (root/"data"/"deep").mkdir(parents=True)
-    for name in ("data/b.csv", "data/a.csv", "data/deep/c.csv", "data/a.txt"): (root/name).touch()
+    for folder in ("data/very/deep", "data/folder.csv"): (root/folder).mkdir(parents=True)
+    for name in ("data/b.csv", "data/a.csv", "data/very/deep/c.csv", "data/a.txt"): (root/name).touch()
     pattern = f'inputs = ["data/*.csv", "data/**/*.csv", "data/a.csv", "{tmp_path}/outside.ipynb"]\n'
     pipeline = read(root, chain(a=None) + pattern)
-    expected = [tmp_path/"outside.ipynb", *(root/"data"/name for name in ("a.csv", "b.csv", "deep/c.csv"))]
+    expected = [tmp_path/"outside.ipynb", *(root/"data"/name for name in ("a.csv", "b.csv", "very/deep/c.csv"))]
     assert input_files(pipeline, pipeline.step("a")) == sorted(expected)
     pipeline = read(root, chain(a=None) + 'inputs = ["data"]\n')
     with pytest.raises(PipelineError, match="matches 'data', an input of step 'a'"): input_files(pipeline, pipeline.step("a"))

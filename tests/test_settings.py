@@ -95,6 +95,12 @@ def test_preloaded_libraries(tmp_path, text, names):
     assert load_settings(write(tmp_path, f"[kernels]\npreload = {text}\n"), environ={}).kernels.preload == names
 
 
+def test_what_other_programs_write_is_left_alone(tmp_path):
+    text = "[DEFAULT]\nmode = online\n[future]\nkey = value\n[wandb]\nentity = a;b ; c\n"
+    settings = load_settings(write(tmp_path, text), environ={})
+    assert (settings.wandb.mode, settings.wandb.entity) == ("offline", "a;b ; c")
+
+
 def test_environment_over_file_over_default(tmp_path):
     write(tmp_path, "[workspace]\nproject = file\n[wandb]\nmode = disabled\nentity = file\n")
     environ = {"WANDB_PROJECT": "wandb", "WANDB_MODE": "online", "WANDB_ENTITY": "", "MLOPS_NB_WANDB_MODE": "offline",

@@ -1,17 +1,18 @@
 """What a notebook should not show of the snapshot: repositories in every state, strange files and reused process numbers."""
-import logging, multiprocessing, os, pathlib, subprocess, sys
+import logging, multiprocessing, os, subprocess, sys
 from dataclasses import replace
 
 import pytest
 
 from mlops_nb.settings import NotFoundError, StoreError
 from mlops_nb.store import snapshot
-from mlops_nb.store.snapshot import (CodeState, ProcessIdentity, code_state, environment, file_digest, files_digest, git_changes, installed_packages, is_alive,
-                                     process_identity, process_start, python_files)
+from mlops_nb.store.snapshot import (CodeState, ProcessIdentity, code_state, environment, file_digest, files_digest, git_changes,
+                                     installed_packages, is_alive, process_identity, process_start, python_files)
 
 
 def git(folder, *arguments):
-    return subprocess.run(["git", "-C", folder, "-c", "user.name=Ada", "-c", "user.email=ada@example.com", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+    command = ["git", "-C", folder, "-c", "user.name=Ada", "-c", "user.email=ada@example.com", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.fixture
@@ -126,6 +127,13 @@ def test_a_held_index_lock_does_not_matter(repository):
     assert code_state(repository) == state
 
 
+def test_looking_changes_nothing(repository):
+    os.utime(repository/"net.py", (1e9, 1e9)) # git would note the new time in its index
+    index = (repository/".git"/"index").read_bytes()
+    code_state(repository)
+    assert (repository/".git"/"index").read_bytes() == index
+
+
 def test_a_broken_repository_is_named(repository, caplog):
     (repository/".git"/"config").write_text("[core\n")
     with caplog.at_level(logging.WARNING, "mlops_nb"): assert code_state(repository).commit is None
@@ -139,14 +147,16 @@ def test_no_folder(tmp_path):
 def test_git_answers():
     assert git_changes("") == (None, [])
     assert git_changes("# branch.oid (initial)\0? a b.py\0") == (None, ["a b.py"])
-    assert git_changes("# branch.oid 12ab\0u UU N... 100644 100644 100644 100644 1 2 3 both changed.py\0001 .D N... 100644 100644 000000 1 1 gone.py\0".replace("\0001", "\0" + "1")) \
-        == ("12ab", ["both changed.py", "gone.py"])
+    entries = ["# branch.oid 12ab", "u UU N... 100644 100644 100644 100644 1 2 3 both changed.py",
+               "1 .D N... 100644 100644 000000 1 1 gone.py"]
+    assert git_changes("\0".join(entries)) == ("12ab", ["both changed.py", "gone.py"])
 
 
 # Files
 
 def test_tools_and_hidden_folders_are_not_code(folder):
-    for name in (".venv/a.py", "env/pyvenv.cfg", "env/lib/b.py", "node_modules/c.py", "__pycache__/d.py", "wandb/run/files/code/e.py", "lib/site-packages/f.py", "package/g.py", "h.txt"):
+    for name in (".venv/a.py", "env/pyvenv.cfg", "env/lib/b.py", "node_modules/c.py", "__pycache__/d.py", "wandb/run/files/code/e.py",
+                 "lib/site-packages/f.py", "package/g.py", "h.txt"):
         (folder/name).parent.mkdir(parents=True, exist_ok=True)
         (folder/name).touch()
     assert python_files(folder) == ["net.py", "package/g.py"]
@@ -158,7 +168,7 @@ def test_names_and_contents_cannot_be_confused(folder):
     assert len(set(digests)) == len(digests)
 
 
-def test_large_files_are_not_read(folder, monkeypatch):
+def test_large_files_are_not_read(folder):
     with (folder/"data.bin").open("wb") as file: file.truncate(10 << 30)
     os.utime(folder/"data.bin", (1e9, 1e9))
     first = files_digest(folder, ["data.bin", "net.py"])
@@ -177,8 +187,10 @@ def test_all_files_share_one_limit(folder, monkeypatch):
 
 def test_pipes_folders_and_links_do_not_stop_it(folder):
     os.mkfifo(folder/"pipe")
-    (folder/"loop").symlink_to("loop")
-    assert len({files_digest(folder, [name]) for name in ("pipe", "loop", "gone", "net.py")}) == 4
+    (folder/"loop").symlink_to("nowhere")
+    digests = {files_digest(folder, [name]) for name in ("pipe", "loop", "gone", "net.py", ".")}
+    (folder/"loop").unlink(); (folder/"loop").symlink_to("elsewhere")
+    assert len(digests | {files_digest(folder, ["loop"])}) == 6
 
 
 def test_file_digests(folder):
@@ -199,8 +211,10 @@ def test_packages_are_those_of_importlib():
 
 def test_equal_environments_have_equal_digests(tmp_path):
     ask = "from mlops_nb.store.snapshot import environment; print(environment().digest)"
-    digests = {subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONHASHSEED": seed}).stdout for seed in "12"}
-    assert digests == {environment().digest + "\n"}
+    for seed in "12":
+        environ = os.environ | {"PYTHONHASHSEED": seed}
+        done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, cwd=tmp_path, env=environ)
+        assert done.stdout.strip() == environment().digest
 
 
 def test_a_new_package_changes_the_digest_and_a_broken_one_does_not(tmp_path, monkeypatch):
@@ -211,6 +225,9 @@ def test_a_new_package_changes_the_digest_and_a_broken_one_does_not(tmp_path, mo
     (tmp_path/"digits_net-2.0.dist-info").mkdir()
     (tmp_path/"digits_net-2.0.dist-info"/"METADATA").write_text("Metadata-Version: 2.1\nName: digits-net\nVersion: 2.0\n\nName: not this\n")
     assert installed_packages() == dict(sorted((before | {"digits-net": "2.0"}).items()))
+    (tmp_path/"psutil-0.1.dist-info").mkdir()
+    (tmp_path/"psutil-0.1.dist-info"/"METADATA").write_text("Name: psutil\nVersion: 0.1\n")
+    assert installed_packages()["psutil"] == "0.1" # found first
 
 
 # Processes
@@ -220,7 +237,7 @@ def test_a_process_knows_itself():
     assert me == process_identity(os.getpid()) and is_alive(me) is True
 
 
-def test_death_and_a_reused_number(folder):
+def test_death_and_a_reused_number():
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     identity = process_identity(child.pid)
     assert is_alive(identity) is True

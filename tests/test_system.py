@@ -1,12 +1,19 @@
 """What a notebook should not show of the system: GPUs that are not there, children that come and go, and processes that die."""
-import json, os, subprocess, sys, time
+import contextlib, json, os, signal, subprocess, sys, time
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from mlops_nb.store.system import (HardwareSampler, Meter, gpu_handles, host_info, mean_and_peak, network_counters, read_samples, sample_gpus, sampling_pause_s,
-                                   summarize_hardware, tree_counters)
+from mlops_nb.store import system
+from mlops_nb.store.system import (HardwareSampler, Meter, gpu_handles, host_info, mean_and_peak, network_counters, read_samples,
+                                   sample_gpus, sampling_pause_s, summarize_hardware, tree_counters)
 
+SAMPLED = """
+import os, sys, time
+from mlops_nb.store.system import HardwareSampler
+HardwareSampler(os.getpid(), sys.argv[1], 0.01).start()
+time.sleep(60)
+"""
 SPENDS = "import time, sys\nend = time.process_time() + float(sys.argv[1])\nwhile time.process_time() < end: pass"
 
 
@@ -25,10 +32,12 @@ def wait_for(condition):
 def child():
     processes = []
     def start(*command):
-        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True))
         return processes[-1]
     yield start
-    for process in processes: process.kill(); process.communicate()
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError): os.killpg(process.pid, signal.SIGKILL) # and its children
+        process.communicate()
 
 
 class NVMLError(Exception): pass
@@ -61,7 +70,8 @@ def test_gpus_tell_what_they_can(two_gpus):
 
 def test_gpus_in_the_summary(two_gpus, path):
     used = HardwareSampler(os.getpid(), path).start().stop()
-    assert used["gpu_0_utilization_percent_mean"] == 0 and used["gpu_0_power_watts_peak"] == 310.5 and used["gpu_1_memory_bytes_mean"] == 5 << 30
+    assert used["gpu_0_utilization_percent_mean"] == 0 and used["gpu_0_power_watts_peak"] == 310.5
+    assert used["gpu_1_memory_bytes_mean"] == 5 << 30
     assert not any(name.startswith(("gpu_1_utilization", "gpu_1_power")) for name in used)
 
 
@@ -98,18 +108,18 @@ def test_work_of_children_that_are_over_counts(child, tmp_path):
     sample = meter.sample()
     assert sample["processes"] == 1
     assert sample["cpu_percent"] / 100 * sample["runtime_s"] > 0.15
-    if os.stat(tmp_path).st_dev == os.stat("/").st_dev: assert sample["disk_written_bytes"] >= 8 << 20 # not in a file system that is in memory
+    if os.stat(tmp_path).st_dev == os.stat("/").st_dev: # not in a file system that is in memory
+        assert sample["disk_written_bytes"] >= 8 << 20
 
 
-def test_a_child_that_leaves_the_tree_takes_nothing_back(child):
-    shell = child("sh")
-    meter = Meter(shell.pid)
-    shell.stdin.write(f"( {sys.executable} -c '{SPENDS}; import os; os.write(1, b\"spent\\n\"); time.sleep(60)' 0.2 & echo $! ) \n".encode()); shell.stdin.flush()
-    meter.sample()
-    orphan = int(shell.stdout.readline())
-    assert shell.stdout.readline() == b"spent\n"
-    for _ in range(2): assert meter.sample()["cpu_percent"] >= 0
-    os.kill(orphan, 9)
+def test_a_child_that_leaves_the_tree_takes_nothing_back(monkeypatch):
+    used = iter([(1.0, 100), (5.0, 500), (2.0, 200), (3.0, 300)]) # after the second sample a child with three seconds is gone
+    def counters(pid): return dict(zip(("cpu_s", "disk_read_bytes"), next(used)), disk_written_bytes=0, processes=1, memory_bytes=1)
+    monkeypatch.setattr(system, "tree_counters", counters)
+    meter = Meter(os.getpid())
+    samples = [meter.sample() for _ in range(4)]
+    assert [sample["disk_read_bytes"] for sample in samples] == [0, 400, 400, 500]
+    assert samples[2]["cpu_percent"] == 0 and samples[3]["cpu_percent"] > 0
 
 
 def test_the_root_is_gone(child):
@@ -140,7 +150,8 @@ def test_disk_counters_that_are_refused(monkeypatch):
 
 def test_the_loopback_is_no_network(monkeypatch):
     import psutil
-    counters = {name: SimpleNamespace(bytes_recv=recv, bytes_sent=sent) for name, recv, sent in [("lo", 1000, 1000), ("eth0", 5, 7), ("ib0", 10, 20)]}
+    traffic = [("lo", 1000, 1000), ("eth0", 5, 7), ("ib0", 10, 20)]
+    counters = {name: SimpleNamespace(bytes_recv=received, bytes_sent=sent) for name, received, sent in traffic}
     monkeypatch.setattr(psutil, "net_io_counters", lambda pernic: counters)
     assert network_counters() == {"network_received_bytes": 15, "network_sent_bytes": 27}
 
@@ -155,8 +166,8 @@ def test_the_sampler_follows_a_process(child, path):
     samples = read_samples(path)
     assert used == summarize_hardware(samples) and used["samples"] == len(samples)
     assert used["cpu_percent_peak"] > 0 and used["memory_bytes_mean"] > 1 << 20
-    assert set(samples[0]) == {"timestamp", "runtime_s", "cpu_percent", "memory_bytes", "processes", "disk_read_bytes", "disk_written_bytes",
-                               "network_received_bytes", "network_sent_bytes", "gpus"}
+    assert set(samples[0]) == {"timestamp", "runtime_s", "cpu_percent", "memory_bytes", "processes", "disk_read_bytes",
+                               "disk_written_bytes", "network_received_bytes", "network_sent_bytes", "gpus"}
     assert samples[0]["runtime_s"] == 0 and [sample["runtime_s"] for sample in samples] == sorted(sample["runtime_s"] for sample in samples)
     assert sampler.stop() == used
 
@@ -172,8 +183,7 @@ def test_five_seconds_have_five_samples_at_least():
 
 
 def test_a_killed_sampler_leaves_its_samples(path):
-    code = "import os, sys, time\nfrom mlops_nb.store.system import HardwareSampler\nHardwareSampler(os.getpid(), sys.argv[1], 0.01).start()\ntime.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", code, path])
+    process = subprocess.Popen([sys.executable, "-c", SAMPLED, path])
     wait_for(lambda: len(read_samples(path)) >= 3)
     process.kill(); process.wait()
     assert summarize_hardware(read_samples(path))["samples"] >= 3
@@ -203,16 +213,15 @@ def test_a_full_disk_ends_the_sampling_and_not_the_run(caplog):
 
 # Sums
 
-def load(sample): return sample["load"]
+@pytest.mark.parametrize("times_s, values, mean, peak", [
+    ([0], [3], 3, 3), ([0, 9], [1, 3], 2, 3), ([0, 1, 4], [None, 10, 50], 40, 50), ([0, 0], [1, 3], 2, 3), ([0, 1, 2], [0, None, 4], 2, 4),
+    ([0, 1, 2, 9], [0, 0, 0, 10], 7, 10)])
+def test_means_are_over_time(times_s, values, mean, peak):
+    assert mean_and_peak(times_s, values, "load") == {"load_mean": mean, "load_peak": peak}
 
 
-def test_means_are_over_time():
-    assert mean_and_peak([], load, "load") == {}
-    assert mean_and_peak([{"runtime_s": 0, "load": None}], load, "load") == {}
-    assert mean_and_peak([{"runtime_s": 0, "load": 3}], load, "load") == {"load_mean": 3, "load_peak": 3}
-    assert mean_and_peak([{"runtime_s": 0, "load": 1}, {"runtime_s": 9, "load": 3}], load, "load") == {"load_mean": 2, "load_peak": 3}
-    assert mean_and_peak([{"runtime_s": 0, "load": None}, {"runtime_s": 1, "load": 10}, {"runtime_s": 4, "load": 50}], load, "load") == {"load_mean": 40, "load_peak": 50}
-    assert mean_and_peak([{"runtime_s": 0, "load": 1}, {"runtime_s": 0, "load": 3}], load, "load") == {"load_mean": 2, "load_peak": 3}
+@pytest.mark.parametrize("times_s, values", [([], []), ([0], [None]), ([0, 1], [None, None])])
+def test_nothing_known_is_nothing_claimed(times_s, values): assert mean_and_peak(times_s, values, "load") == {}
 
 
 def test_the_host_as_json():
@@ -222,5 +231,6 @@ def test_the_host_as_json():
 
 
 def test_no_heavy_module_comes_along():
-    ask = "import sys, mlops_nb.store.system, mlops_nb.store.snapshot; print({'torch', 'numpy', 'wandb', 'psutil', 'pynvml', 'subprocess'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True).stdout.strip() == "set()"
+    heavy = "{'torch', 'numpy', 'wandb', 'psutil', 'pynvml', 'subprocess'}"
+    code = f"import sys, mlops_nb.store.system, mlops_nb.store.snapshot; print({heavy} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 # %% ../../nbs/5_experiments/52_engine.ipynb #31ed0005
-from .kernels import cancel_on_signals, check_kernel, describe_exit, installed_kernels
+from .kernels import cancel_on_signals, check_folder, check_kernel, describe_exit, installed_kernels
 from .parameters import check_parameters, load_notebook
 from ..settings import KernelError
 if TYPE_CHECKING: from nbformat import NotebookNode
@@ -48,7 +48,7 @@ Status = Literal["finished", "failed", "killed", "cancelled"]
 @dataclass(frozen=True)
 class NotebookFailure:
     "Where and why a notebook stopped"
-    cell_index: int | None # in the notebook that was given, counted from 0; the parameters cell for the values injected below it; None after the last cell
+    cell_index: int | None # in the notebook that was given, from 0; the parameters cell for what is injected below; None after the last cell
     execution_count: int | None # the number in `In [3]`
     cell_source: str # code of the cell
     name: str # of the exception, such as "ZeroDivisionError"
@@ -158,15 +158,15 @@ def execute(
     log_output: bool = False, # whether outputs are printed as they come
     start_timeout_s: int = 60, # for the kernel to start
     on_kernel_start: Callable[[int], None] | None = None, # gets the kernel's process id, before the first cell
-    on_progress: Callable[[int, int, str], None] | None = None, # gets cells done, cells in all, papermill's description of the present cell
+    on_progress: Callable[[int, int, str], None] | None = None, # gets cells done, cells in all, description of the present cell
 ) -> Execution: # how it ended
     """Runs a notebook. Raises `NotebookError`, `ParameterError` or `KernelError` before its first cell,
     and `StoreFullError` or `NotebookError` where the output cannot be saved"""
     started, source = monotonic(), load_notebook(notebook)
     kernel_name = check_kernel(source, kernel_name)
     check_parameters(source, parameters, kernel_name)
-    from mlops_nb.experiments.client import Watch, check_folder, check_output
     check_folder(cwd)
+    from mlops_nb.experiments.client import Watch, check_output
     check_output(output)
     watch = Watch(on_kernel_start, on_progress)
     options = _papermill_options(source, kernel_name, parameters, log_output)

@@ -31,7 +31,8 @@ def load_notebook(
     text = read_text(Path(path), NotebookError)
     try:
         notebook = nbformat.v4.upgrade(nbformat.reads(text, as_version=4))
-        for cell in notebook.cells: cell.cell_type, cell.source, cell.metadata # an AttributeError where one is missing
+        missing = next((key for cell in notebook.cells for key in ("cell_type", "source", "metadata") if key not in cell), None)
+        if missing: raise ValueError(f"a cell lacks {missing!r}")
         return notebook
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError, nbformat.ValidationError) as problem:
         raise NotebookError(f"{path}: not a notebook that Jupyter can open ({problem}); open and save it in JupyterLab") from problem
@@ -52,7 +53,7 @@ def _parse_yaml(text, source):
     try: values = yaml.load(text, Loader=NoDatesSafeLoader) or {}
     except (yaml.YAMLError, ValueError) as problem: raise ParameterError(f"{source} is not YAML: {problem}") from problem
     if isinstance(values, dict) and all(isinstance(name, str) for name in values): return values
-    raise ParameterError(f"{source} holds {text if len(text) < 80 else type(values).__name__!r}; allowed is a mapping of names to values, such as: epochs: 10")
+    raise ParameterError(f"{source} holds {repr(values)[:80]}; allowed is a mapping of names to values, such as: epochs: 10")
 
 # %% ../../nbs/5_experiments/51_parameters.ipynb #43f2c384
 def _decode(text):

@@ -8,10 +8,10 @@ __all__ = ['step_key', 'find_reusable', 'StepResult', 'PipelineResult', 'run_pip
 # %% ../../nbs/5_experiments/55_pipelines.ipynb #d1269147
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 # %% ../../nbs/5_experiments/55_pipelines.ipynb #2823fc6b
 import sqlalchemy as sa
@@ -19,7 +19,7 @@ import sqlalchemy as sa
 # %% ../../nbs/5_experiments/55_pipelines.ipynb #28f7cbed
 from .. import __version__
 from .parameters import load_notebook
-from .pipeline_file import Pipeline, Step
+from .pipeline_file import Pipeline, Step, input_files
 from .runner import default_parameters, run_notebook
 from ..settings import NotFoundError
 from ..store import catalog as tables
@@ -32,14 +32,13 @@ from ..store.source import notebook_digest
 
 # %% ../../nbs/5_experiments/55_pipelines.ipynb #a27f5766
 def step_key(
-    root: Path, # of the workspace
-    step: Step,
+    pipeline: Pipeline,
+    step: Step, # of this pipeline
 ) -> str: # sha256; differs when the step must run again
     "The digest of a step's notebook, kernel, parameters, input files and code"
-    notebook = root / step.notebook
+    root, notebook = pipeline.root, pipeline.root / step.notebook
     parameters = to_jsonable(default_parameters(load_notebook(notebook)) | dict(step.parameters))
-    files = sorted(path for pattern in step.inputs for path in root.glob(pattern) if path.is_file())
-    inputs = [[path.relative_to(root).as_posix(), file_digest(path)] for path in files]
+    inputs = [[os.path.relpath(path, root), file_digest(path)] for path in input_files(pipeline, step)]
     parts = [__version__, notebook_digest(notebook), step.kernel, parameters, inputs, code_state(root).digest]
     return hashlib.sha256(json.dumps(parts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
 
@@ -114,15 +113,14 @@ def run_pipeline(
     group_id, results = _new_group(store, pipeline), []
     for step in pipeline.steps:
         stopped = results and results[-1].status not in ("finished", "unchanged")
-        results.append(StepResult(step, None) if stopped else _run_step(store, step, group_id, force, on_step, tags))
+        results.append(StepResult(step, None) if stopped else _run_step(store, pipeline, step, group_id, force, on_step, tags))
         if on_result: on_result(results[-1])
     return PipelineResult(group_id, tuple(results))
 
 # %% ../../nbs/5_experiments/55_pipelines.ipynb #6865ff30
-def _run_step(store, step, group_id, force, on_step, tags):
+def _run_step(store, pipeline, step, group_id, force, on_step, tags):
     "Borrow an earlier run or run the notebook."
-    root = store.workspace.root
-    key = step_key(root, step)
+    root, key = pipeline.root, step_key(pipeline, step)
     reusable = None if force else find_reusable(store, key, group_id)
     if reusable:
         _join(store, group_id, step, reusable.id, reused=True)

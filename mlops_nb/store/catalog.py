@@ -136,9 +136,15 @@ def _begin_sqlite(connection):
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 # %% ../../nbs/1_store/11_catalog.ipynb #6f9a41cf
+def _parse_url(url):
+    "The URL for SQLAlchemy; a file's path is taken as it is, also with `?`, `%` and `#` in it."
+    scheme, separator, path = url.partition(":///")
+    return sa.URL.create(scheme, database=path) if separator and scheme.startswith("sqlite") else sa.make_url(url)
+
+# %% ../../nbs/1_store/11_catalog.ipynb #8e9e40a5
 def _make_engine(url):
     "An SQLAlchemy engine on `url`; no pooling, so that forks and threads never share a connection."
-    engine = sa.create_engine(url, poolclass=sa.NullPool, json_serializer=lambda value: json.dumps(value, ensure_ascii=False))
+    engine = sa.create_engine(_parse_url(url), poolclass=sa.NullPool, json_serializer=lambda value: json.dumps(value, ensure_ascii=False))
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
@@ -198,7 +204,7 @@ class Catalog:
     @property
     def path(self):
         "The SQLite file, or None on a server."
-        url = sa.make_url(self.url)
+        url = _parse_url(self.url)
         return Path(url.database) if url.get_backend_name() == "sqlite" else None
 
     @contextmanager

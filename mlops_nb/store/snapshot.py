@@ -34,11 +34,10 @@ def content_mark(
     path: Path, # anything in a folder
     limit_bytes: int, # larger files are not read
 ) -> tuple[str, int]: # differs where the content differs, and how many bytes were read for it
-    "What stands for the content of a file, a link, or whatever else is there"
+    "What stands for the content of a file or a link; whatever else is there is told apart only from those"
     try:
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode): return f"link to {os.readlink(path)}", 0
-        if not stat.S_ISREG(status.st_mode): return "no file", 0
         if status.st_size > limit_bytes: return f"{status.st_size} bytes, changed at {status.st_mtime_ns} ns", 0
         return f"{'program' if status.st_mode & stat.S_IXUSR else 'file'} {file_digest(path)}", status.st_size
     except (FileNotFoundError, NotFoundError): return "removed", 0
@@ -63,9 +62,9 @@ def python_files(
     folder: Path, # of a workspace
 ) -> list[str]: # relative to it, sorted
     "The user's own Python files"
-    found = []
+    found, tools = [], {"__pycache__", "node_modules", "site-packages", "wandb"}
     for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in ("__pycache__", "node_modules", "site-packages", "wandb")
+        folders[:] = [name for name in folders if name not in tools and not name.startswith(".")
                       and not os.path.exists(os.path.join(root, name, "pyvenv.cfg"))]
         found += [os.path.relpath(os.path.join(root, name), folder) for name in names if name.endswith(".py")]
     return sorted(found)
@@ -79,7 +78,8 @@ def ask_git(
     import subprocess
     hook = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
     environ = {name: value for name, value in os.environ.items() if name not in hook} | {"LC_ALL": "C"}
-    try: done = subprocess.run(["git", "--no-optional-locks", "-C", folder, *arguments], env=environ, stdin=subprocess.DEVNULL, capture_output=True)
+    command = ["git", "--no-optional-locks", "-C", folder, *arguments]
+    try: done = subprocess.run(command, env=environ, stdin=subprocess.DEVNULL, capture_output=True)
     except OSError: return None # no git on this machine
     if done.returncode == 0: return os.fsdecode(done.stdout)
     if b"not a git repository" not in done.stderr: logger.warning("git in %s: %s", folder, os.fsdecode(done.stderr).strip())

@@ -11,7 +11,7 @@ __all__ = ['logger', 'gpu_handles', 'ask_gpu', 'sample_gpus', 'processor_name', 
 import functools, logging, os, platform, threading, time
 
 # %% ../../nbs/1_store/16_system.ipynb #3256dd7a
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,8 @@ def host_info() -> dict: # hostname, os, cpu_model, cpu_count, memory_bytes, gpu
         "hostname": platform.node(), "os": platform.platform(), "cpu_model": processor_name(),
         "cpu_count": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
-        "gpus": [{"name": name.decode() if isinstance(name, bytes) else name, "memory_bytes": memory and memory.total} for name, memory in gpus]}
+        "gpus": [{"name": name.decode() if isinstance(name, bytes) else name, "memory_bytes": memory and memory.total}
+                 for name, memory in gpus]}
 
 # %% ../../nbs/1_store/16_system.ipynb #f7a88e55
 def disk_counters(
@@ -107,8 +108,9 @@ def tree_counters(
 def network_counters() -> dict[str, int]: # network_received_bytes, network_sent_bytes
     "What the host received and sent since it began, over all but the loopback interface"
     import psutil
-    interfaces = [counters for name, counters in psutil.net_io_counters(pernic=True).items() if not name.startswith("lo")]
-    return {"network_received_bytes": sum(each.bytes_recv for each in interfaces), "network_sent_bytes": sum(each.bytes_sent for each in interfaces)}
+    outside = [counters for name, counters in psutil.net_io_counters(pernic=True).items() if not name.startswith("lo")]
+    received, sent = sum(each.bytes_recv for each in outside), sum(each.bytes_sent for each in outside)
+    return {"network_received_bytes": received, "network_sent_bytes": sent}
 
 # %% ../../nbs/1_store/16_system.ipynb #3590afb0
 class Meter:
@@ -140,36 +142,33 @@ def sampling_pause_s(
 
 # %% ../../nbs/1_store/16_system.ipynb #b7793092
 def mean_and_peak(
-    samples: Iterable[Mapping], # in order, with `runtime_s`
-    read: Callable[[Mapping], float | None], # the value of a sample; None where it has none
+    times_s: list[float], # of the samples, in order
+    values: list[float | None], # one for each sample; None where it has none
     name: str, # of the value
 ) -> dict[str, float]: # NAME_mean and NAME_peak; empty where no sample has a value
     "A value over the time of a run"
-    samples = list(samples)
-    times = [sample["runtime_s"] for sample in samples]
-    weights = [after - before for before, after in zip(times, times[1:])]
-    pairs = [(read(sample), weight) for sample, weight in zip(samples, weights[:1] + weights or [1])]
-    pairs = [(value, weight) for value, weight in pairs if value is not None]
-    if not pairs: return {}
-    total = sum(weight for _, weight in pairs)
-    mean = sum(value * weight for value, weight in pairs) / total if total else sum(value for value, _ in pairs) / len(pairs)
-    return {f"{name}_mean": mean, f"{name}_peak": max(value for value, _ in pairs)}
+    gaps_s = [after - before for before, after in zip(times_s, times_s[1:])]
+    known = [(value, gap_s) for value, gap_s in zip(values, gaps_s[:1] + gaps_s or [1]) if value is not None]
+    if not known: return {}
+    if not sum(gap_s for _, gap_s in known): known = [(value, 1) for value, _ in known]
+    mean = sum(value * gap_s for value, gap_s in known) / sum(gap_s for _, gap_s in known)
+    return {f"{name}_mean": mean, f"{name}_peak": max(value for value, _ in known)}
 
 # %% ../../nbs/1_store/16_system.ipynb #3dee6c57
 def summarize_hardware(
     samples: Iterable[Mapping], # of one run, in order
-) -> dict[str, float]: # samples; mean and peak of cpu_percent, memory_bytes, processes and each gpu_N's values; disk and network bytes in all
+) -> dict[str, float]: # samples; mean and peak of cpu_percent, memory_bytes, processes and gpu_N_…; bytes of disk and network in all
     "What a run used"
     samples = list(samples)
-    summary = {"samples": len(samples)}
-    for name in ("cpu_percent", "memory_bytes", "processes"): summary |= mean_and_peak(samples, lambda sample: sample.get(name), name)
+    summary, times_s = {"samples": len(samples)}, [sample["runtime_s"] for sample in samples]
+    for name in ("cpu_percent", "memory_bytes", "processes"):
+        summary |= mean_and_peak(times_s, [sample.get(name) for sample in samples], name)
     for name in ("disk_read_bytes", "disk_written_bytes", "network_received_bytes", "network_sent_bytes"):
-        summary |= {name: sample[name] for sample in samples[-1:] if name in sample}
+        if samples and name in samples[-1]: summary[name] = samples[-1][name]
     gpus = [{gpu["index"]: gpu for gpu in sample.get("gpus", [])} for sample in samples]
     for index in sorted({index for each in gpus for index in each}):
         for name in ("utilization_percent", "memory_bytes", "power_watts"):
-            of_gpu = [{"runtime_s": sample["runtime_s"], **each.get(index, {})} for sample, each in zip(samples, gpus)]
-            summary |= mean_and_peak(of_gpu, lambda sample: sample.get(name), f"gpu_{index}_{name}")
+            summary |= mean_and_peak(times_s, [each.get(index, {}).get(name) for each in gpus], f"gpu_{index}_{name}")
     return summary
 
 # %% ../../nbs/1_store/16_system.ipynb #d64d94b5
