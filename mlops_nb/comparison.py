@@ -32,7 +32,7 @@ def describe_run(
     used = {}
     for relation, artifact in store.artifacts.edges_of(record.id):
         if relation == "used": used.setdefault(artifact.name, []).append(artifact.version)
-    code = {"notebook": record.notebook, "cells": _short(record.notebook_digest), "commit": _short(record.code_commit),
+    code = {"notebook": record.notebook, "its cells": _short(record.notebook_digest), "commit": _short(record.code_commit),
             "uncommitted changes": _short(record.code_changes), "Python files": _short(record.code_digest)}
     host = record.host_info or {}
     machine = {"host": host.get("hostname"), "cpu": host.get("cpu_model"), "gpu": ", ".join(each["name"] for each in host.get("gpus") or ()) or None}
@@ -117,11 +117,10 @@ def comparison_view(
     for section, rows in comparison.differences.items():
         if rows: table.add_row(Text(section.capitalize(), style="bold"))
         for name, values in rows.items(): table.add_row(f"  {name}", *say_apart(values))
-    same = ", ".join(f"{count} {_SECTIONS.get(section, section)}" for section, count in comparison.equal.items() if count)
+    same = ", ".join(f"{section} {count}" for section, count in comparison.equal.items() if count)
     return Group(table, "", Text(f"Equal: {same or 'nothing'}.", style="dim"), *_change_lines(comparison.notebook_changes, lines))
 
 # %% ../nbs/9_interface/94_comparison.ipynb #963b8d42
-_SECTIONS = {"data": "inputs", "code": "facts of the code", "environment": "packages and facts of the machine"}
 _DIFF = {"+": "green", "-": "red", "@": "cyan"}
 
 def _change_lines(changes, lines):

@@ -5,10 +5,6 @@
 # %% auto #0
 __all__ = ['SHOWN', 'node_line', 'lineage_tree']
 
-# %% ../nbs/9_interface/92_lineage_tree.ipynb #b84fb577
-from collections.abc import Callable
-from typing import Any
-
 # %% ../nbs/9_interface/92_lineage_tree.ipynb #c33152f1
 from rich.text import Text
 from rich.tree import Tree
@@ -25,20 +21,29 @@ def node_line(
     "A run with its status, notebook and code; anything else with its kind and the beginning of its digest"
     if node.kind != "run": return Text.assemble((node.name, "bold"), (f"  {node.kind}  {(node.digest or '')[:12]}".rstrip(), "dim"))
     made_of = ", ".join(source.name for relation, source in graph.sources(node.id) if relation in ("executed", "ran_code"))
-    return Text.assemble(node.name, "  ", say_status(node.details.get("status", "")), (f"  {made_of}", "dim"))
+    return Text.assemble(node.name, "  ", say_status(node.details.get("status", "")), (made_of and f"  {made_of}", "dim"))
 
 # %% ../nbs/9_interface/92_lineage_tree.ipynb #8021b1af
 SHOWN = 12 # neighbours of a node, the newest; a data set may have led to thousands of runs
 
 # %% ../nbs/9_interface/92_lineage_tree.ipynb #980f71d6
-def _grow(branch, graph, node, neighbours, seen):
-    "Add what lies in one direction of a node, and so on."
+def _grow(branch, graph, root, neighbours, seen):
+    "Add what lies in one direction of a node, and so on; with a stack, for a chain may have thousands of links."
+    stack = _children(branch, root, neighbours)
+    while stack:
+        parent, node = stack.pop()
+        if isinstance(node, Text): parent.add(node); continue
+        line, known = node_line(graph, node), node.id in seen
+        following = _children(None, node, neighbours)
+        child = parent.add(line.append("  (see above)", "dim") if known and following else line)
+        seen.add(node.id)
+        if not known: stack += [(child, each) for _, each in following]
+
+def _children(branch, node, neighbours):
+    "Pairs of branch and neighbour, the first one last."
     found = [each for relation, each in neighbours(node.id) if relation in ("used", "generated_by")]
-    for each in found[-SHOWN:]:
-        line = node_line(graph, each)
-        if each.id in seen: branch.add(line.append("  (see above)", "dim")) if neighbours(each.id) else branch.add(line)
-        else: _grow(branch.add(line), graph, each, neighbours, seen | {each.id} if seen.add(each.id) else seen)
-    if len(found) > SHOWN: branch.add(Text(f"… and {len(found) - SHOWN} older ones", style="dim"))
+    rest = [Text(f"… and {len(found) - SHOWN} older ones", style="dim")] if len(found) > SHOWN else []
+    return [(branch, each) for each in reversed([*found[-SHOWN:], *rest])]
 
 # %% ../nbs/9_interface/92_lineage_tree.ipynb #37777985
 def lineage_tree(
@@ -48,7 +53,6 @@ def lineage_tree(
     root = graph.node(graph.root)
     tree = Tree(node_line(graph, root), guide_style="dim")
     for title, neighbours in (("made from", graph.sources), ("led to", graph.results)):
-        if any(relation in ("used", "generated_by") for relation, _ in neighbours(root.id)):
-            _grow(tree.add(Text(title, style="italic")), graph, root, neighbours, {root.id})
+        if _children(tree, root, neighbours): _grow(tree.add(Text(title, style="italic")), graph, root, neighbours, {root.id})
     if not tree.children: tree.add(Text("nothing else is recorded", style="dim"))
     return tree

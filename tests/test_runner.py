@@ -88,7 +88,8 @@ def test_neither_gets_a_wandb_run_with_parameters_status_and_system_use(store, t
 def test_failed_notebook_is_kept_with_its_error(store, tmp_path):
     notebook = write(tmp_path / "bad.ipynb", LOG_TEN, "1 / 0", "print('never')")
     record = run_notebook(store, notebook, tmp_path / "out.ipynb")
-    assert (record.status, record.error["name"], record.error["cell_index"], record.wandb_state) == ("failed", "ZeroDivisionError", 1, "complete")
+    assert (record.status, record.wandb_state) == ("failed", "complete")
+    assert (record.error["name"], record.error["cell_index"]) == ("ZeroDivisionError", 1)
     assert rows(record)[-1] == (9, 0.1)
     assert any(each["type"] == "exit" and each["exit"]["exit_code"] == 1 for each in read_wandb_file(record.wandb_path))
     assert (tmp_path / "out.ipynb").read_bytes() == (store.runs.folder(record.id) / "notebook.ipynb").read_bytes()
@@ -105,7 +106,8 @@ def test_killed_kernel_loses_no_row(store, tmp_path):
 def test_killed_wandb_core_leaves_the_notebook_running(store, tmp_path):
     kill = ("import psutil\nfor child in psutil.Process().children(recursive=True):\n"
             "    if 'wandb-core' in child.name(): child.kill(); child.wait()")
-    notebook = write(tmp_path / "core.ipynb", LOG_TEN, kill, "for step in range(10, 20): run.log({'loss': 1 / (step + 1)}, step=step)", "run.finish()")
+    more = "for step in range(10, 20): run.log({'loss': 1 / (step + 1)}, step=step)"
+    notebook = write(tmp_path / "core.ipynb", LOG_TEN, kill, more, "run.finish()")
     record = run_notebook(store, notebook)
     assert (record.status, record.wandb_state, record.journal_rows) == ("finished", "complete", 20)
     assert rows(record) == [(step, 1 / (step + 1)) for step in range(20)]
@@ -194,7 +196,9 @@ def test_refused_requests_leave_nothing_behind(store, tmp_path):
 
 
 def test_record_knows_notebook_code_environment_and_host(store, tmp_path):
-    subprocess.run("git init -q . && git -c user.name=a -c user.email=a@example.org commit -q --allow-empty -m first", shell=True, cwd=tmp_path, check=True)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "first"], cwd=tmp_path, check=True)
     notebook = write(tmp_path / "plain.ipynb", "print(1)")
     record = run_notebook(store, notebook)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()

@@ -27,17 +27,19 @@ def run_script(folder: Path, source: str, **environ) -> subprocess.CompletedProc
     "Run Python code as a script in `folder`."
     script = folder / "script.py"
     script.write_text(textwrap.dedent(source))
-    return subprocess.run([sys.executable, str(script)], cwd=folder, capture_output=True, text=True, timeout=120, env={**os.environ, **environ})
+    command, environ = [sys.executable, str(script)], {**os.environ, **environ}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, env=environ)
 
 
-def history(record) -> list[tuple]:
-    "Step and loss of each row of the run's W&B file."
-    return [(row["_step"], row["loss"]) for row in history_of(read_wandb_file(record.wandb_path))]
+def history(record) -> list[dict]:
+    "The rows in the run's W&B file; `_runtime` is W&B's own."
+    rows = history_of(read_wandb_file(record.wandb_path))
+    return [{key: value for key, value in row.items() if key != "_runtime"} for row in rows]
 
 
-def journal(store, record) -> list[tuple]:
-    "Step and loss of each row of the run's journal."
-    return [(row["_step"], row["loss"]) for row in read_journal(store.runs.folder(record.id) / "journal.jsonl") if "_summary" not in row]
+def journal(store, record) -> list[dict]:
+    "The rows in the run's journal."
+    return [row for row in read_journal(store.runs.folder(record.id) / "journal.jsonl") if "_summary" not in row]
 
 
 def test_killed_process_loses_no_row(store, tmp_path):
@@ -78,6 +80,17 @@ def test_killed_wandb_core_does_not_stop_training(store, tmp_path):
     [record] = store.runs.list()
     assert (record.status, record.journal_rows, record.wandb_state) == ("finished", 200, "complete")
     assert history(record) == journal(store, record)
+
+
+def test_history_equals_the_journal(store):
+    with start_run("train", workspace=store.workspace) as run:
+        for step in (0, 1, 5, 6):
+            run.log({"epoch": step, "loss": 1 / (step + 3), "name": f"step {step}"}, step=step)
+        run.log({"loss": 0.1})
+    record = store.runs.get(run.id)
+    assert history(record) == journal(store, record) and len(history(record)) == 5
+    assert [row["_step"] for row in history(record)] == [0, 1, 5, 6, 7]
+    assert any(each["type"] == "stats" for each in read_wandb_file(record.wandb_path))
 
 
 def test_exception_in_a_script_is_recorded(store, tmp_path):
@@ -142,7 +155,8 @@ def test_a_logged_file_costs_its_size_once(store, tmp_path, monkeypatch):
     source.write_bytes(os.urandom(size))
 
     def used() -> int:
-        files = {(status.st_dev, status.st_ino): status for status in (each.lstat() for each in tmp_path.rglob("*") if each.is_file() and each != source)}
+        found = [each.lstat() for each in tmp_path.rglob("*") if each.is_file() and each != source]
+        files = {(status.st_dev, status.st_ino): status for status in found}
         return sum(status.st_blocks * 512 for status in files.values())
 
     with start_run("train", workspace=store.workspace) as run:
@@ -235,4 +249,4 @@ def test_long_workspace_path_with_spaces_and_thai_letters(tmp_path):
         run.log({"loss": 1.0})
         assert run.log_artifact(folder / "x.txt", name="x").path().read_text() == "x"
     record = open_store(open_workspace(folder)).runs.get("ทดสอบ")
-    assert (record.status, record.wandb_state, history(record)) == ("finished", "complete", [(0, 1.0)])
+    assert (record.status, record.wandb_state, [row["loss"] for row in history(record)]) == ("finished", "complete", [1.0])

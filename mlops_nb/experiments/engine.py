@@ -48,7 +48,7 @@ Status = Literal["finished", "failed", "killed", "cancelled"]
 @dataclass(frozen=True)
 class NotebookFailure:
     "Where and why a notebook stopped"
-    cell_index: int | None # in the notebook that was given, from 0; the parameters cell for what is injected below; None after the last cell
+    cell_index: int | None # in the given notebook, from 0; the parameters cell for what is injected below it; None after the last cell
     execution_count: int | None # the number in `In [3]`
     cell_source: str # code of the cell
     name: str # of the exception, such as "ZeroDivisionError"
@@ -161,7 +161,7 @@ def execute(
     on_progress: Callable[[int, int, str], None] | None = None, # gets cells done, cells in all, description of the present cell
 ) -> Execution: # how it ended
     """Runs a notebook. Raises `NotebookError`, `ParameterError` or `KernelError` before its first cell,
-    and `StoreFullError` or `NotebookError` where the output cannot be saved"""
+    and `StoreError` where the output cannot be saved"""
     started, source = monotonic(), load_notebook(notebook)
     kernel_name = check_kernel(source, kernel_name)
     check_parameters(source, parameters, kernel_name)

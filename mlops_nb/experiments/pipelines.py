@@ -50,8 +50,9 @@ def find_reusable(
 ) -> RunRecord | None: # newest first; None: the step must run
     "An earlier run that would only be repeated"
     with store.catalog.read() as connection:
-        query = sa.select(tables.runs.c.id).where((tables.runs.c.step_key == key) & (tables.runs.c.status == "finished")).order_by(tables.runs.c.created_at.desc())
-        for run_id in connection.execute(query).scalars().all():
+        columns = tables.runs.c
+        equal = sa.select(columns.id).where((columns.step_key == key) & (columns.status == "finished"))
+        for run_id in connection.execute(equal.order_by(columns.created_at.desc())).scalars().all():
             if _still_true(store, connection, run_id, group_id): return store.runs.get(run_id)
     return None
 
@@ -95,7 +96,8 @@ class PipelineResult:
     @property
     def message(self) -> str:
         "One line for people"
-        if self.passed: return f"group {self.group_id}: {len(self.steps)} steps, {sum(each.reused for each in self.steps)} of them unchanged"
+        reused = sum(each.reused for each in self.steps)
+        if self.passed: return f"group {self.group_id}: {len(self.steps)} steps, {reused} of them unchanged"
         stopped = next(each for each in self.steps if each.status not in ("finished", "unchanged"))
         return f"group {self.group_id} stopped: step {stopped.step.name!r} is {stopped.status}"
 
@@ -127,8 +129,9 @@ def _run_step(store, pipeline, step, group_id, force, on_step, tags):
         return StepResult(step, reusable, reused=True)
     run_id = new_id()
     options = on_step(step) if on_step else {}
-    record = run_notebook(store, root / step.notebook, parameters=dict(step.parameters), cwd=root, kernel_name=step.kernel, id=run_id, group_id=group_id,
-                          step=step.name, step_key=key, tags=tags, on_created=lambda: _join(store, group_id, step, run_id, reused=False), **(options or {}))
+    record = run_notebook(
+        store, root / step.notebook, parameters=dict(step.parameters), cwd=root, kernel_name=step.kernel, id=run_id, group_id=group_id,
+        step=step.name, step_key=key, tags=tags, on_created=lambda: _join(store, group_id, step, run_id), **(options or {}))
     return StepResult(step, record)
 
 # %% ../../nbs/5_experiments/55_pipelines.ipynb #7737ed8f
@@ -140,7 +143,8 @@ def _new_group(store, pipeline):
     return group_id
 
 # %% ../../nbs/5_experiments/55_pipelines.ipynb #4602cd8d
-def _join(store, group_id, step, run_id, reused):
+def _join(store, group_id, step, run_id, reused=False):
     "Make a run a member of a group."
+    values = {"group_id": group_id, "step": step.name, "run_id": run_id, "reused": reused, "added_at": time.time()}
     with store.catalog.write() as connection:
-        connection.execute(tables.group_runs.insert().values(group_id=group_id, step=step.name, run_id=run_id, reused=reused, added_at=time.time()))
+        connection.execute(tables.group_runs.insert().values(values))

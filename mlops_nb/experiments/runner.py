@@ -77,7 +77,8 @@ def run_notebook(
     executed = store.runs.folder(record.id) / "notebook.ipynb"
     with _Watch(store, record.id) as watch:
         if on_created: on_created()
-        result = execute(path, executed, given, kernel_environ=kernel_environ(store, record, path.resolve()), cwd=cwd or Path.cwd(), kernel_name=kernel_name,
+        environ = kernel_environ(store, record, path.resolve())
+        result = execute(path, executed, given, kernel_environ=environ, cwd=cwd or Path.cwd(), kernel_name=kernel_name,
                          log_output=log_output, on_progress=on_progress, on_kernel_start=watch.sample)
         watch.status, watch.error = result.status, result.error and asdict(result.error)
     if output: _copy(executed, Path(output))
@@ -126,7 +127,8 @@ def _settle_wandb(store, run_id):
 def _check_output(path):
     "Refuse an output that cannot be written, before anything runs."
     if path.is_dir(): raise NotebookError(f"the output {path} is a folder: give the name of a notebook, such as {path / 'out.ipynb'}")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK): raise NotebookError(f"the output {path} cannot be written: its folder does not exist or is not writable")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise NotebookError(f"the output {path} cannot be written: its folder does not exist or is not writable")
 
 # %% ../../nbs/5_experiments/54_runner.ipynb #17573a52
 def _copy(source, target):

@@ -68,6 +68,10 @@ class Artifact:
         for each in self.files: self.store.materialize(self, each, folder)
         return Path(folder) if folder else self.store.folder(self)
 
+    def blob_paths(self) -> dict[str, Path]:
+        "Path inside the artifact -> path of the content in the store, checked; the files there never change"
+        return {each.path: self.store.blobs.path(each.digest) for each in self.files}
+
     def _find(self, path):
         if path is None and len(self.files) == 1: return self.files[0]
         for each in self.files:
@@ -116,7 +120,8 @@ def list_files(
     if not path.is_dir(): raise ArtifactError(f"{str(path)!r} does not exist: give a file or a folder")
     found = {each.relative_to(path).as_posix(): each for each in sorted(path.rglob("*")) if each.is_file()}
     for each in found.values():
-        if not each.resolve().is_relative_to(path.resolve()): raise ArtifactError(f"{each} is a link out of {path}: copy the file into the folder")
+        if not each.resolve().is_relative_to(path.resolve()):
+            raise ArtifactError(f"{each} is a link out of {path}: copy the file into the folder")
     if not found: raise ArtifactError(f"{str(path)!r} holds no files")
     return found
 
@@ -175,7 +180,8 @@ class ArtifactReader:
     def edges_of(self, run_id: str) -> list[tuple[str, Artifact]]:
         "What a run used and logged: pairs of relation (`used`, `logged`) and artifact, in order"
         with self.catalog.read() as connection:
-            rows = connection.execute(sa.select(tables.edges).where(tables.edges.c.run_id == run_id).order_by(tables.edges.c.created_at)).all()
+            query = sa.select(tables.edges).where(tables.edges.c.run_id == run_id).order_by(tables.edges.c.created_at)
+            rows = connection.execute(query).all()
         return [(row.relation, self.by_row(row.artifact_id)) for row in rows]
 
 # %% ../../nbs/1_store/16_artifacts.ipynb #39133b8b
@@ -249,7 +255,7 @@ def _read_artifacts(connection, condition, store):
 def _find_or_add_version(connection, run_id, name, type, files, metadata):
     "The row of the version of `name` with these files, added where there is none."
     table, digest = tables.artifacts, manifest_digest(files)
-    rows = connection.execute(sa.select(table.c.id, table.c.type, table.c.version, table.c.digest).where(table.c.name == name).order_by(table.c.version)).all()
+    rows = connection.execute(sa.select(table).where(table.c.name == name).order_by(table.c.version)).all()
     if rows and rows[0].type != type:
         raise ArtifactError(f"artifact {name!r} is of type {rows[0].type!r}, not {type!r}: use another name, or the same type")
     for row in rows:
@@ -275,14 +281,16 @@ def _add_edge(connection, run_id, row_id, relation, requested):
     table = tables.edges
     same = (table.c.run_id == run_id) & (table.c.artifact_id == row_id) & (table.c.relation == relation)
     connection.execute(table.delete().where(same))
-    connection.execute(table.insert().values(run_id=run_id, artifact_id=row_id, relation=relation, requested=requested, created_at=time.time()))
+    values = {"run_id": run_id, "artifact_id": row_id, "relation": relation, "requested": requested, "created_at": time.time()}
+    connection.execute(table.insert().values(values))
 
 # %% ../../nbs/1_store/16_artifacts.ipynb #25b2be08
 def _group_latest(connection, name, group_id):
     "The row of the version of `name` that the runs of a group logged last, or None."
-    edges, members = tables.edges, tables.group_runs
-    query = (sa.select(tables.artifacts.c.id).join(edges, edges.c.artifact_id == tables.artifacts.c.id).join(members, members.c.run_id == edges.c.run_id)
-             .where((members.c.group_id == group_id) & (tables.artifacts.c.name == name) & (edges.c.relation == "logged"))
+    versions, edges, members = tables.artifacts, tables.edges, tables.group_runs
+    joined = versions.join(edges, edges.c.artifact_id == versions.c.id).join(members, members.c.run_id == edges.c.run_id)
+    query = (sa.select(versions.c.id).select_from(joined)
+             .where((members.c.group_id == group_id) & (versions.c.name == name) & (edges.c.relation == "logged"))
              .order_by(members.c.added_at.desc(), edges.c.created_at.desc()).limit(1))
     return connection.execute(query).scalar()
 

@@ -109,10 +109,12 @@ def _artifact_node(row):
 # %% ../../nbs/1_store/17_lineage.ipynb #26d45ef1
 def _run_nodes(row):
     "The nodes of a run, its notebook and its code, and the edges between them."
-    run = Node(f"run/{row.id}", "run", f"{row.name} ({row.id})", row.notebook_digest, {"status": row.status, "parameters": row.parameters, "metrics": row.metrics})
+    details = {"status": row.status, "parameters": row.parameters, "metrics": row.metrics}
+    run = Node(f"run/{row.id}", "run", f"{row.name} ({row.id})", row.notebook_digest, details)
     nodes, edges = [run], []
     if row.notebook:
-        source = Node(f"notebook/{row.notebook}@{(row.notebook_digest or '')[:12]}", "notebook", PurePosixPath(row.notebook).name, row.notebook_digest, {"path": row.notebook})
+        version = f"notebook/{row.notebook}@{(row.notebook_digest or '')[:12]}"
+        source = Node(version, "notebook", PurePosixPath(row.notebook).name, row.notebook_digest, {"path": row.notebook})
         nodes.append(source); edges.append(Edge(run.id, source.id, "executed"))
     if row.code_commit or row.code_digest:
         code = _code_node(row)
@@ -136,12 +138,12 @@ def trace(
     "The lineage of an artifact or run. Raises `NotFoundError` with the nearest names"
     with catalog.read() as connection:
         start = _start(connection, reference)
-        walked = [_walk(connection, *start, upstream) for upstream in (True, False) if direction in ("both", "upstream" if upstream else "downstream")]
+        walked = [_walk(connection, *start, way == "upstream") for way in ("upstream", "downstream") if direction in ("both", way)]
         run_ids, rows = set().union(*(each[0] for each in walked)), set().union(*(each[1] for each in walked))
-        runs = connection.execute(sa.select(tables.runs).where(tables.runs.c.id.in_(run_ids)).order_by(tables.runs.c.created_at)).all()
-        artifacts = connection.execute(sa.select(tables.artifacts).where(tables.artifacts.c.id.in_(rows)).order_by(tables.artifacts.c.id)).all()
-        links = connection.execute(sa.select(tables.edges).where(tables.edges.c.run_id.in_(run_ids) & tables.edges.c.artifact_id.in_(rows))
-                                   .order_by(tables.edges.c.created_at)).all()
+        def read(table, condition, order): return connection.execute(sa.select(table).where(condition).order_by(order)).all()
+        runs = read(tables.runs, tables.runs.c.id.in_(run_ids), tables.runs.c.created_at)
+        artifacts = read(tables.artifacts, tables.artifacts.c.id.in_(rows), tables.artifacts.c.id)
+        links = read(tables.edges, tables.edges.c.run_id.in_(run_ids) & tables.edges.c.artifact_id.in_(rows), tables.edges.c.created_at)
     return _assemble(start, runs, artifacts, links)
 
 # %% ../../nbs/1_store/17_lineage.ipynb #5f3ddd15

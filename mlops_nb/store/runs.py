@@ -12,7 +12,7 @@ import shutil
 import string
 import time
 from dataclasses import dataclass, fields
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 # %% ../../nbs/1_store/15_runs.ipynb #4a117b46
@@ -44,7 +44,7 @@ def iso_time(
     seconds: float | None, # since 1970, UTC
 ) -> str | None: # such as 2026-03-01T12:00:00+00:00
     "A time as people and JSON readers expect it"
-    return None if seconds is None else datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="milliseconds")
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 # %% ../../nbs/1_store/15_runs.ipynb #858faffa
 @dataclass(frozen=True)
@@ -238,10 +238,14 @@ class RunStore(RunWriter):
 
 # %% ../../nbs/1_store/15_runs.ipynb #8ab78d32
 def _make_run_folder(folder):
-    "Make a run's folder, or say why not."
-    try: folder.mkdir(parents=True, exist_ok=True)
+    "Make a run's folder in a store that git does not look into, or say why not."
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        ignore = folder.parents[1] / ".gitignore"
+        if not ignore.exists(): ignore.write_text("*\n")
     except OSError as error:
-        raise StoreError(f"the run's folder {folder} cannot be made: {error.strerror}; make the store writable or choose another in settings.ini") from error
+        raise StoreError(f"the run's folder {folder} cannot be made: {error.strerror}; make the store writable "
+                         "or choose another in settings.ini") from error
 
 # %% ../../nbs/1_store/15_runs.ipynb #14c9ed25
 def _add_tags(connection, run_id, wanted):
@@ -275,7 +279,8 @@ def settle(
     for record in gone:
         changes = sum_up(store.folder(record.id)) | {"status": "killed", "ended_at": _last_sign(store.folder(record.id), record)}
         if record.wandb_state == "open": changes["wandb_state"] = "incomplete"
-        unchanged = (tables.runs.c.id == record.id) & (tables.runs.c.status == record.status) & (tables.runs.c.lease_expires_at == record.lease_expires_at)
+        columns = tables.runs.c
+        unchanged = (columns.id == record.id) & (columns.status == record.status) & (columns.lease_expires_at == record.lease_expires_at)
         with store.catalog.write() as connection:
             connection.execute(tables.runs.update().where(unchanged).values(**changes))
     return [record.id for record in gone]

@@ -53,7 +53,7 @@ class RunLife:
         self.finished = False
         self._journal = Journal(self.folder / "journal.jsonl")
         self._wandb = WandbRun(store.workspace, record.id)
-        self._step, self._began, self._lock, self._process = 0, time.time(), threading.Lock(), os.getpid()
+        self._step, self._lock, self._process = 0, threading.Lock(), os.getpid()
         self._helpers = [HardwareSampler(os.getpid(), self.folder / "system.jsonl"), Lease(store, record.id)] if owned else []
 
     def _open(self, record):
@@ -117,8 +117,8 @@ class Run(RunLife):
             step = self._step if step is None else int(step)
             self._step = max(self._step, step + 1)
             now = time.time()
-            self._journal.append({"_step": step, "_timestamp": now, "_runtime": now - self._began, **data})
-            if os.getpid() == self._process: self._wandb.log({**data, "_timestamp": now}, step)
+            self._journal.append({"_step": step, "_timestamp": now, **data})
+            if os.getpid() == self._process: self._wandb.log({"_timestamp": now, **data}, step)
 
     def use_artifact(self,
         reference: str, # name, name:alias or name:v3
@@ -138,8 +138,7 @@ class Run(RunLife):
         if hasattr(content, "manifest"): files, name, type, metadata = _from_wandb(content, metadata)
         else: files, name = list_files(content), name or Path(content).stem
         artifact = self.store.artifacts.log(self.id, name, type, files, tuple(aliases), to_jsonable(metadata or {}))
-        blobs = {each.path: self.store.blobs.path(each.digest) for each in artifact.files}
-        digest = self._wandb.log_artifact(name, type, blobs, tuple(aliases), artifact.metadata)
+        digest = self._wandb.log_artifact(name, type, artifact.blob_paths(), tuple(aliases), artifact.metadata)
         return self.store.artifacts.remember_wandb_digest(artifact, digest) if digest else artifact
 
     def _summarize(self, changes):
@@ -155,8 +154,11 @@ def _from_wandb(artifact, metadata):
     "The files, name, type and metadata of a `wandb.Artifact` that was not logged yet."
     files = {path: entry.local_path for path, entry in artifact.manifest.entries.items()}
     missing = [path for path, source in files.items() if not source]
-    if missing: raise ArtifactError(f"wandb.Artifact {artifact.name!r} refers to {missing[0]!r}, which is not a local file: add files with add_file or add_dir")
-    return {path: Path(source) for path, source in files.items()}, artifact.name.partition(":")[0], artifact.type, metadata or dict(artifact.metadata)
+    if missing:
+        raise ArtifactError(f"wandb.Artifact {artifact.name!r} refers to {missing[0]!r}, which is not a local file: "
+                            "add files with add_file or add_dir")
+    paths = {path: Path(source) for path, source in files.items()}
+    return paths, artifact.name.partition(":")[0], artifact.type, metadata or dict(artifact.metadata)
 
 # %% ../../nbs/1_store/19_session.ipynb #37a399b1
 _active = None # the run of this process
@@ -190,10 +192,10 @@ def _claim_given(store):
 def _create_own(store, name, config, tags):
     "A run of this process; inside a runner's notebook it belongs to the same group."
     source = running_file()
-    parent = os.environ.get("MLOPS_NB_RUN")
-    values = describe_source(store, source) | {"project": store.workspace.settings.workspace.project, "name": name or (source.stem if source else "session"),
-             "parameters": to_jsonable(config or {}), "tags": tags, "parent_id": parent, "group_id": os.environ.get("MLOPS_NB_GROUP") or None}
-    return store.runs.create(**values)
+    return store.runs.create(
+        **describe_source(store, source), project=store.workspace.settings.workspace.project,
+        name=name or (source.stem if source else "session"), parameters=to_jsonable(config or {}), tags=tags,
+        parent_id=os.environ.get("MLOPS_NB_RUN"), group_id=os.environ.get("MLOPS_NB_GROUP") or None)
 
 # %% ../../nbs/1_store/19_session.ipynb #c1293409
 def _watch(run):

@@ -32,9 +32,10 @@ def wandb_environ(
 ) -> dict[str, str]: # variables for the process that will run
     "The variables that make any use of wandb in a process land on one run"
     settings = workspace.settings.wandb
-    values = {"WANDB_RUN_ID": run_id, "WANDB_NAME": name, "WANDB_PROJECT": workspace.settings.workspace.project, "WANDB_DIR": str(workspace.wandb_dir),
-              "WANDB_MODE": settings.mode, "WANDB_ENTITY": settings.entity, "WANDB_BASE_URL": settings.base_url, "WANDB_SILENT": "true",
-              "WANDB_NOTEBOOK_NAME": str(notebook or ""), "WANDB__STATS_SAMPLING_INTERVAL": str(SAMPLING_S), "WANDB__STATS_TRACK_PROCESS_TREE": "true"}
+    values = {"WANDB_RUN_ID": run_id, "WANDB_NAME": name, "WANDB_PROJECT": workspace.settings.workspace.project,
+              "WANDB_DIR": str(workspace.wandb_dir), "WANDB_MODE": settings.mode, "WANDB_ENTITY": settings.entity,
+              "WANDB_BASE_URL": settings.base_url, "WANDB_SILENT": "true", "WANDB_NOTEBOOK_NAME": str(notebook or ""),
+              "WANDB__STATS_SAMPLING_INTERVAL": str(SAMPLING_S), "WANDB__STATS_TRACK_PROCESS_TREE": "true"}
     return {key: value for key, value in values.items() if value}
 
 # %% ../../nbs/1_store/18_tracking.ipynb #e98ffe1e
@@ -166,4 +167,5 @@ def find_wandb_files(
     "The W&B run files below a folder"
     folder = Path(folder)
     if folder.suffix == ".wandb": return [folder] if folder.is_file() else []
-    return sorted((each for each in folder.rglob("*.wandb") if each.is_file() and not each.parent.is_symlink()), key=lambda each: each.parent.name)
+    found = [each for each in folder.rglob("*.wandb") if each.is_file() and not each.parent.is_symlink()]
+    return sorted(found, key=lambda each: each.parent.name)
