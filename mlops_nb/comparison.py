@@ -73,7 +73,7 @@ def compare_runs(
         names = list(dict.fromkeys(name for each in described for name in each[section]))
         rows = {name: tuple(each[section].get(name) for each in described) for name in names}
         differences[section] = {name: values for name, values in rows.items() if any(value != values[0] for value in values)}
-        equal[section] = len(rows) - len(differences[section])
+        equal[section] = sum(values[0] is not None for name, values in rows.items() if name not in differences[section])
     return Comparison(tuple(records), differences, equal, notebook_changes(store, *records) if len(records) == 2 else ())
 
 # %% ../nbs/9_interface/94_comparison.ipynb #62b53851

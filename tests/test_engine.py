@@ -172,7 +172,7 @@ def test_a_death_after_the_last_cell(write, output):
         execution = execute(write("1"), output)
     assert execution.status == "killed"
     assert states(read(output)) == ["completed"]
-    assert str(execution.error) == "after the last cell: DeadKernelError: the kernel was killed by SIGKILL, as the system does when memory runs out"
+    assert str(execution.error).startswith("after the last cell: DeadKernelError: the kernel was killed by SIGKILL")
 
 
 def test_exit_handlers_run_though_children_are_left(write, output, tmp_path):

@@ -125,8 +125,8 @@ def runner(folder: Path, notebook: Path) -> subprocess.Popen:
     "A runner in a process of its own."
     code = ("import sys; from mlops_nb.store.door import open_store; from mlops_nb.experiments.runner import run_notebook; "
             "record = run_notebook(open_store(), sys.argv[1]); print(record.status)")
-    return subprocess.Popen([sys.executable, "-c", code, str(notebook)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, "MLOPS_NB_WORKSPACE": str(folder)})
+    command, environ = [sys.executable, "-c", code, str(notebook)], {**os.environ, "MLOPS_NB_WORKSPACE": str(folder)}
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
 
 
 def wait_for(condition, seconds: float = 60.0):

@@ -175,8 +175,13 @@ class KernelClient(PapermillNotebookClient):
             raise
         finally: self._leave()
 
+    async def _poll(self):
+        "Whether the kernel runs; if not, how it ended"
+        self.watch.kernel.exit_status = await self.km.provisioner.poll()
+        return self.watch.kernel.exit_status is None
+
     async def _shut_down(self):
-        if not await self.km.is_alive(): return
+        if not await self._poll(): return
         if self.idle and _is_ipykernel(self.km): self.kc.execute(LEAVE_LOOP, silent=True)
         else: await self.km.request_shutdown()
         cancelled = self.watch.kernel.cancelled_by is not None
@@ -213,7 +218,7 @@ class CellClient(KernelClient):
     def _add_error(self, cell, problem):
         name, message = type(problem).__name__, str(problem)
         if isinstance(problem, DeadKernelError):
-            self.watch.kernel.exit_status = run_sync(self.km.provisioner.poll)()
+            run_sync(self._poll)()
             message = describe_exit(self.watch.kernel.exit_status)
         cell.setdefault("outputs", []).append(new_output("error", ename=name, evalue=message, traceback=[f"{name}: {message}"]))
 

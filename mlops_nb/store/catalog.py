@@ -130,10 +130,11 @@ def _prepare_sqlite(connection, _record):
         connection.execute(f"PRAGMA {pragma}")
 
 # %% ../../nbs/1_store/11_catalog.ipynb #ad44e5a0
-def _begin_sqlite(connection):
-    "Begin with the write lock where the transaction is going to write."
+def _begin(connection):
+    "Begin with the one write lock where the transaction is going to write."
     writing = connection.get_execution_options().get("writing", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    if connection.dialect.name == "sqlite": connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+    elif writing: connection.exec_driver_sql("SELECT pg_advisory_xact_lock(hashtext('mlops_nb'))")
 
 # %% ../../nbs/1_store/11_catalog.ipynb #6f9a41cf
 def _parse_url(url):
@@ -145,9 +146,8 @@ def _parse_url(url):
 def _make_engine(url):
     "An SQLAlchemy engine on `url`; no pooling, so that forks and threads never share a connection."
     engine = sa.create_engine(_parse_url(url), poolclass=sa.NullPool, json_serializer=lambda value: json.dumps(value, ensure_ascii=False))
-    if engine.dialect.name == "sqlite":
-        sa.event.listen(engine, "connect", _prepare_sqlite)
-        sa.event.listen(engine, "begin", _begin_sqlite)
+    if engine.dialect.name == "sqlite": sa.event.listen(engine, "connect", _prepare_sqlite)
+    sa.event.listen(engine, "begin", _begin)
     return engine
 
 # %% ../../nbs/1_store/11_catalog.ipynb #0e1a1959

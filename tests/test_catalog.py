@@ -1,0 +1,228 @@
+"""One contract for the catalog, runs and artifacts, on SQLite and on PostgreSQL; and what SQLite's file survives."""
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from mlops_nb.settings import ArtifactError, CatalogVersionError, NotFoundError, StoreError
+from mlops_nb.store import catalog as tables
+from mlops_nb.store.artifacts import ArtifactStore, list_files
+from mlops_nb.store.blobs import BlobStore
+from mlops_nb.store.catalog import Catalog
+from mlops_nb.store.lineage import trace
+from mlops_nb.store.runs import RunStore, settle
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def catalog(request, tmp_path):
+    "An empty catalog."
+    if request.param == "sqlite":
+        yield Catalog(f"sqlite:///{tmp_path}/what? 100%#.db")
+        return
+    url = request.getfixturevalue("postgresql_url")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+        connection.execute(sa.text("CREATE SCHEMA public"))
+    yield Catalog(url)
+
+
+@pytest.fixture
+def runs(catalog, tmp_path):
+    return RunStore(catalog, tmp_path / "runs")
+
+
+@pytest.fixture
+def artifacts(catalog, tmp_path):
+    return ArtifactStore(catalog, BlobStore(tmp_path / "blobs"), tmp_path / "artifacts")
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_runs_are_kept_found_and_deleted(runs):
+    first = runs.create(project="p", name="first", parameters={"rate": 0.1, "ชื่อ": "ทดสอบ"}, tags=["a", "b"])
+    second = runs.create(project="p", name="100%_second")
+    runs.finish(first.id, "finished")
+    assert [each.name for each in runs.list()] == ["100%_second", "first"]
+    assert [each.name for each in runs.list(tag="a")] == [each.name for each in runs.list(status="finished")] == ["first"]
+    assert runs.get(first.id).parameters == {"rate": 0.1, "ชื่อ": "ทดสอบ"}
+    assert runs.get(second.id[:5]).id == runs.get("100%_second").id == second.id
+    with pytest.raises(NotFoundError, match="did you mean 'first'"):
+        runs.get("frist")
+    with pytest.raises(NotFoundError):
+        runs.get("%")
+    with pytest.raises(StoreError, match="is running"):
+        runs.delete(second.id)
+    runs.delete(first.id)
+    assert [each.name for each in runs.list()] == ["100%_second"]
+
+
+def test_only_one_process_claims_a_run(runs):
+    run = runs.create(project="p", name="n")
+    assert runs.claim(run.id).id == run.id
+    assert runs.claim(run.id) is None
+
+
+def test_a_settled_run_that_lives_again_is_running(runs):
+    run = runs.create(project="p", name="n", host="another computer", lease_expires_at=time.time() - 1)
+    assert settle(runs) == [run.id]
+    runs.renew(run.id)
+    assert runs.get(run.id).status == "running"
+    runs.finish(run.id, "finished")
+    runs.renew(run.id)
+    assert runs.get(run.id).status == "finished"
+
+
+def test_versions_aliases_and_types(runs, artifacts, tmp_path):
+    run = runs.create(project="p", name="n")
+    versions = [artifacts.log(run.id, "data", "dataset", list_files(write(tmp_path, "a.txt", text))) for text in ("1", "2", "1")]
+    assert [each.version for each in versions] == ["v0", "v1", "v0"]
+    assert artifacts.use(None, "data").version == "v0"  # the content that was logged last
+    artifacts.alias("data:v1", "best")
+    assert artifacts.use(None, "data:best").version == "v1"
+    with pytest.raises(ArtifactError, match="is of type 'dataset'"):
+        artifacts.log(run.id, "data", "model", list_files(tmp_path / "a.txt"))
+    with pytest.raises(ArtifactError, match="is of type 'dataset'"):
+        artifacts.use(run.id, "data", type="model")
+    for name in ("../evil", "a/b", "", "a" * 129, "ชุด"):
+        with pytest.raises(ArtifactError, match="artifact name"):
+            artifacts.log(run.id, name, "dataset", list_files(tmp_path / "a.txt"))
+    for path in ("../evil", "/etc/passwd", "a/../../b", ""):
+        with pytest.raises(ArtifactError, match="inside an artifact"):
+            artifacts.log(run.id, "data", "dataset", {path: tmp_path / "a.txt"})
+
+
+def test_folders_are_taken_whole_and_links_out_are_refused(runs, artifacts, tmp_path):
+    run = runs.create(project="p", name="n")
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    write(folder, "a.txt", "a")
+    write(folder / "sub", "ข.txt", "b")
+    artifact = artifacts.log(run.id, "data", "dataset", list_files(folder))
+    assert [each.path for each in artifact.files] == ["a.txt", "sub/ข.txt"]
+    out = artifact.download(tmp_path / "out")
+    assert (out / "sub" / "ข.txt").read_text() == "b"
+    (folder / "link").symlink_to("/etc/hostname")
+    with pytest.raises(ArtifactError, match="link out of"):
+        list_files(folder)
+
+
+def test_a_damaged_blob_is_named_and_never_served(runs, artifacts, tmp_path):
+    run = runs.create(project="p", name="n")
+    artifact = artifacts.log(run.id, "data", "dataset", list_files(write(tmp_path, "a.txt", "right")))
+    [blob] = [each for each in (tmp_path / "blobs").rglob("*") if each.is_file()]
+    blob.chmod(0o644)
+    blob.write_text("wrong")
+    with pytest.raises(StoreError, match=artifact.files[0].digest[:12]):
+        artifacts.use(None, "data").path()
+
+
+def test_lineage_reaches_through_the_graph(catalog, runs, artifacts, tmp_path):
+    prepare, train, evaluate = (runs.create(project="p", name=name, notebook=f"{name}.ipynb", notebook_digest=name, code_commit="c" * 40)
+                                for name in ("prepare", "train", "evaluate"))
+    artifacts.log(prepare.id, "data", "dataset", list_files(write(tmp_path, "d.txt", "d")))
+    artifacts.use(train.id, "data")
+    artifacts.log(train.id, "net", "model", list_files(write(tmp_path, "m.txt", "m")))
+    artifacts.use(evaluate.id, "net")
+    artifacts.log(evaluate.id, "scores", "evaluation", list_files(write(tmp_path, "e.txt", "e")))
+    graph = trace(catalog, "net:latest").to_dict()
+    seen, front = {"evaluation/scores:v0"}, ["evaluation/scores:v0"]
+    while front:
+        node = front.pop()
+        following = {edge["to"] for edge in graph["edges"] if edge["from"] == node} - seen
+        seen |= following
+        front += following
+    kinds = {node["id"]: node["kind"] for node in graph["nodes"]}
+    assert {kinds[each] for each in seen} == {"evaluation", "run", "model", "dataset", "notebook", "code"}
+    assert trace(catalog, f"run/{train.id}").root == trace(catalog, train.id).root == f"run/{train.id}"
+    with pytest.raises(NotFoundError, match="did you mean 'net'"):
+        trace(catalog, "nte")
+
+
+def _log_versions(url, root, name):
+    "In a process of its own: a run that logs ten versions of a shared name."
+    catalog = Catalog(url)
+    runs, artifacts = RunStore(catalog, root / "runs"), ArtifactStore(catalog, BlobStore(root / "blobs"), root / "artifacts")
+    run = runs.create(project="p", name=name)
+    for number in range(10):
+        path = write(root, f"{name}-{number}.txt", f"{name} {number}")
+        artifacts.log(run.id, "shared", "dataset", list_files(path))
+    runs.finish(run.id, "finished")
+
+
+def test_writers_at_once_lose_nothing(catalog, runs, artifacts, tmp_path):
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_log_versions, args=(catalog.url, tmp_path, f"writer{number}")) for number in range(4)]
+    for each in writers:
+        each.start()
+    for each in writers:
+        each.join(timeout=120)
+    assert [each.exitcode for each in writers] == [0] * 4
+    versions = artifacts.versions("shared")
+    assert sorted(int(each.version[1:]) for each in versions) == list(range(40))
+    assert [each.status for each in runs.list()] == ["finished"] * 4
+
+
+def test_a_newer_catalog_is_refused(catalog):
+    with catalog.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(CatalogVersionError, match="upgrade mlops_nb"), Catalog(catalog.url).read():
+        pass
+
+
+def test_a_file_that_is_no_catalog_is_named(tmp_path):
+    path = write(tmp_path, "catalog.db", "this is not a database, and it is long enough to be read as one" * 20)
+    with pytest.raises(StoreError, match="cannot be used: file is not a database"), Catalog(f"sqlite:///{path}").read():
+        pass
+
+
+def test_a_full_disk_is_a_clear_error_and_loses_nothing(tmp_path):
+    catalog = Catalog(f"sqlite:///{tmp_path}/catalog.db")
+    runs = RunStore(catalog, tmp_path / "runs")
+    runs.create(project="p", name="kept")
+
+    def limit(connection, _record):
+        connection.execute("PRAGMA max_page_count=1")  # SQLite's own way to be full
+
+    sa.event.listen(catalog._engine, "connect", limit)
+    with pytest.raises(StoreError, match="no disk space left"):
+        for number in range(200):
+            runs.create(project="p", name=f"more {number}", note="x" * 4000)
+    assert "kept" in [each.name for each in RunStore(Catalog(catalog.url), tmp_path / "runs").list()]
+
+
+KILLED_WRITER = """
+import sys
+from pathlib import Path
+from mlops_nb.store.catalog import Catalog
+from mlops_nb.store.runs import RunStore
+runs = RunStore(Catalog(sys.argv[1]), Path(sys.argv[2]))
+while True:
+    print(runs.create(project="p", name="n", note="x" * 2000).id, flush=True)
+"""
+
+
+def test_acknowledged_runs_survive_kill_9(tmp_path):
+    url = f"sqlite:///{tmp_path}/catalog.db"
+    acknowledged = set()
+    for _ in range(5):
+        process = subprocess.Popen([sys.executable, "-c", KILLED_WRITER, url, str(tmp_path / "runs")], stdout=subprocess.PIPE, text=True)
+        lines = [process.stdout.readline() for _ in range(20)]
+        os.kill(process.pid, signal.SIGKILL)
+        acknowledged |= {line.strip() for line in [*lines, *process.stdout.readlines()] if line.endswith("\n")}
+        process.wait()
+    with Catalog(url).read() as connection:
+        assert acknowledged <= set(connection.execute(sa.select(tables.runs.c.id)).scalars())
+    assert sqlite3.connect(tmp_path / "catalog.db").execute("PRAGMA integrity_check").fetchone() == ("ok",)
