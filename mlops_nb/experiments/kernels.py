@@ -7,7 +7,7 @@ __all__ = ['KERNEL_MARK', 'installed_kernels', 'check_kernel', 'check_folder', '
            'end_processes', 'KernelProcess', 'cancel_on_signals']
 
 # %% ../../nbs/5_experiments/50_kernels.ipynb #f364cf04
-import os, signal, threading
+import os, signal, threading, time
 
 # %% ../../nbs/5_experiments/50_kernels.ipynb #f2c4205c
 from collections.abc import Iterable, Iterator, Mapping
@@ -69,12 +69,17 @@ KERNEL_MARK = "MLOPS_NB_KERNEL"
 # %% ../../nbs/5_experiments/50_kernels.ipynb #1844121f
 def _belongs(process, pid, mark):
     import psutil
-    try:
-        if process.status() == psutil.STATUS_ZOMBIE: return False
-        return os.getsid(process.pid) == pid or process.environ().get(KERNEL_MARK) == mark
+    try: return os.getsid(process.pid) == pid or process.environ().get(KERNEL_MARK) == mark
     except (psutil.Error, ProcessLookupError, PermissionError): return False # it has ended meanwhile, or is another user's
 
 # %% ../../nbs/5_experiments/50_kernels.ipynb #7a00757c
+def _lives(process):
+    "Whether a process runs; in a container nobody may ever reap the ended ones"
+    import psutil
+    try: return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess: return False
+
+# %% ../../nbs/5_experiments/50_kernels.ipynb #21ab84ab
 def kernel_processes(
     pid: int | None, # of the kernel, which leads a session; None: not started
     mark: str, # value of `KERNEL_MARK` in its environment
@@ -82,8 +87,8 @@ def kernel_processes(
     "The kernel and everything that it started: descendants, its session, and whoever inherited its mark"
     import psutil
     found = [each for each in psutil.process_iter() if each.pid != os.getpid() and _belongs(each, pid, mark)]
-    children = (child for each in found if each.is_running() for child in _children(each))
-    return list(dict.fromkeys([*found, *children]))
+    children = (child for each in found for child in _children(each))
+    return [each for each in dict.fromkeys([*found, *children]) if _lives(each)]
 
 def _children(process):
     import psutil
@@ -98,16 +103,22 @@ def _send(processes, signal_number):
         except psutil.NoSuchProcess: continue # it has ended meanwhile
 
 # %% ../../nbs/5_experiments/50_kernels.ipynb #cce8b7eb
+def _wait(processes, patience_s):
+    "Those that still run when all have ended, or patience has"
+    deadline = time.monotonic() + patience_s
+    while (remaining := [each for each in processes if _lives(each)]) and time.monotonic() < deadline: time.sleep(0.02)
+    return remaining
+
+# %% ../../nbs/5_experiments/50_kernels.ipynb #53332a34
 def end_processes(
     processes: Iterable["psutil.Process"], # to be ended
     patience_s: float = 1.0, # for each of: leaving by themselves, SIGTERM, SIGKILL
 ) -> None:
     "Ends processes, as gently as they allow"
-    import psutil
-    remaining = psutil.wait_procs(processes, timeout=patience_s)[1]
+    remaining = _wait(processes, patience_s)
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
         _send(remaining, signal_number)
-        remaining = psutil.wait_procs(remaining, timeout=patience_s)[1]
+        remaining = _wait(remaining, patience_s)
 
 # %% ../../nbs/5_experiments/50_kernels.ipynb #d8b427c1
 class KernelProcess:

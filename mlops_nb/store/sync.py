@@ -76,6 +76,16 @@ def _set_aside(store, record):
     old.parent.rename(target)
     return target / old.name
 
+# %% ../../nbs/1_store/18_sync.ipynb #e71f1a6e
+def _write_journal(store, run_id, records):
+    "The journal of a run that W&B alone has tracked."
+    journal, history = Journal(store.runs.folder(run_id) / "journal.jsonl"), history_of(records)
+    summary = {key: value for record in records if record["type"] == "summary" for key, value in record["summary"].get("update", {}).items()}
+    logged = {key for row in history for key in row}
+    for row in history: journal.append(from_jsonable(row))
+    journal.append({"_summary": {key: from_jsonable(value) for key, value in summary.items() if key not in logged and not key.startswith("_")}})
+    journal.close()
+
 # %% ../../nbs/1_store/18_sync.ipynb #bb960c53
 def adopt(
     store: Store,
@@ -85,9 +95,7 @@ def adopt(
     found = [path for path in find_wandb_files(store.workspace.wandb_dir / "wandb") if path.stem == f"run-{run_id}"]
     if not found: return False
     records = [record for path in found for record in read_wandb_file(path)]
-    journal = Journal(store.runs.folder(run_id) / "journal.jsonl")
-    for row in history_of(records): journal.append(from_jsonable(row))
-    journal.close()
+    _write_journal(store, run_id, records)
     ended = any(record["type"] == "exit" for record in records)
     state = "complete" if ended else "incomplete"
     store.runs.update(run_id, wandb_path=str(found[-1]), wandb_state=state, **sum_up(store.runs.folder(run_id)))
@@ -150,18 +158,19 @@ def import_wandb(
     known, added = {record.id for record in store.runs.list()}, []
     for path in paths:
         records = read_wandb_file(path)
+        if not _first(records, "run"):
+            log.warning("%s holds no run: W&B was killed before it wrote anything", path)
+            continue
         values, ended = _foreign_values(records, path)
         if values["id"] in known: continue
-        _import_one(store, values, ended, history_of(records), path)
+        _import_one(store, values, ended, records, path)
         known.add(values["id"]); added.append(values["id"])
     return [store.runs.get(each) for each in added]
 
 # %% ../../nbs/1_store/18_sync.ipynb #3282763a
-def _import_one(store, values, ended, history, path):
+def _import_one(store, values, ended, records, path):
     "Write the journal, then the record, of one foreign run."
-    journal = Journal(store.runs.folder(values["id"]) / "journal.jsonl")
-    for row in history: journal.append(from_jsonable(row))
-    journal.close()
+    _write_journal(store, values["id"], records)
     status = values.pop("status")
     store.runs.create(**values, status="queued")
     store.runs.finish(values["id"], status, ended_at=ended, wandb_path=str(path.resolve()))

@@ -145,12 +145,12 @@ def _forget_service():
 # %% ../../nbs/1_store/18_tracking.ipynb #42842bde
 def read_wandb_file(
     path: Path, # a .wandb file, or the folder of a run
-) -> list[dict]: # records, each with a `type` and a value of that name
+) -> list[dict]: # records, each with a `type` and a value of that name; none where W&B was killed before it wrote
     "What is in a W&B file. Raises `TrackingError` where it is none"
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env={**os.environ, "WANDB_SILENT": "true"})
     records = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    if not records: raise TrackingError(f"{path} is not a W&B run file: {(done.stderr or 'it is empty').strip().splitlines()[-1]}")
+    if done.returncode and not records: raise TrackingError(f"{path} is not a W&B run file: {done.stderr.strip().splitlines()[-1]}")
     return records
 
 # %% ../../nbs/1_store/18_tracking.ipynb #ca88661a
