@@ -17,11 +17,14 @@ from .wording import say_status
 def node_line(
     graph: Lineage,
     node: Node, # of it
+    short: bool = False, # its name alone, as where it was shown before
 ) -> Text:
-    "A run with its status, notebook and code; anything else with its kind and the beginning of its digest"
-    if node.kind != "run": return Text.assemble((node.name, "bold"), (f"  {node.kind}  {(node.digest or '')[:12]}".rstrip(), "dim"))
-    made_of = ", ".join(source.name for relation, source in graph.sources(node.id) if relation in ("executed", "ran_code"))
-    return Text.assemble(node.name, "  ", say_status(node.details.get("status", "")), (made_of and f"  {made_of}", "dim"))
+    "A run with its status, notebook and commit; anything else with its kind and the beginning of its digest"
+    if short: facts = "see above"
+    elif node.kind != "run": facts = f"{node.kind}  {(node.digest or '')[:12]}".rstrip()
+    else: facts = ", ".join(source.name for _, source in graph.sources(node.id) if source.kind == "notebook" or source.details.get("commit"))
+    status = say_status(node.details.get("status", "")) if node.kind == "run" and not short else ""
+    return Text("  ", no_wrap=True, overflow="ellipsis").join(filter(None, [Text(node.name, "" if node.kind == "run" else "bold"), status, Text(facts, "dim")]))
 
 # %% ../nbs/9_interface/92_lineage_tree.ipynb #8021b1af
 SHOWN = 12 # neighbours of a node, the newest; a data set may have led to thousands of runs
@@ -33,9 +36,8 @@ def _grow(branch, graph, root, neighbours, seen):
     while stack:
         parent, node = stack.pop()
         if isinstance(node, Text): parent.add(node); continue
-        line, known = node_line(graph, node), node.id in seen
-        following = _children(None, node, neighbours)
-        child = parent.add(line.append("  (see above)", "dim") if known and following else line)
+        following, known = _children(None, node, neighbours), node.id in seen
+        child = parent.add(node_line(graph, node, short=known and bool(following)))
         seen.add(node.id)
         if not known: stack += [(child, each) for _, each in following]
 

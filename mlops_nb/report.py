@@ -22,7 +22,7 @@ from rich.text import Text
 
 # %% ../nbs/9_interface/92_report.ipynb #085626f7
 from .store.runs import LIVE, RunRecord
-from .wording import bare_table, fit_pairs, say_age, say_bytes, say_duration, say_status, say_value, shorten
+from .wording import bare_table, fit_pairs, say_age, say_bytes, say_duration, say_path, say_status, say_value, shorten
 
 # %% ../nbs/9_interface/92_report.ipynb #dd6bbeb7
 _COUNTERS = ("epoch", "step", "global_step", "iteration", "batch")
@@ -61,7 +61,7 @@ def runs_table(
     fronts = [_front(record, now)[:6 if tagged else 5] for record in records]
     table = bare_table("Run", "Name", "Status", ">Age", ">Took", *(["Tags"] if tagged else []))
     room = max(24, width - sum(2 + max(map(cell_len, map(str, column))) for column in zip(_headers(table), *fronts)))
-    told = [fit_pairs(_varying_values(record, varying), room * 2 // 5 - 2) for record in records]
+    told = [fit_pairs(_varying_values(record, varying), room // 2 - 2) for record in records]
     if any(told): room -= 2 + max(map(cell_len, ["Parameters", *told]))
     table.add_column("Result", no_wrap=True)
     if any(told): table.add_column("Parameters", no_wrap=True)
@@ -165,7 +165,7 @@ def run_page(
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.started_at)) if record.started_at else ""
     facts = [("notebook", record.notebook), ("started", started), ("group", record.group_id and f"{record.group_id}, step {record.step}"),
              ("tags", ", ".join(record.tags)), ("note", record.note), ("code", say_code(record)), *say_hardware(record.hardware, record.host_info),
-             ("W&B", record.wandb_state and f"{record.wandb_state}  {record.wandb_path or ''}".rstrip()), ("files", folder and str(folder))]
+             ("W&B", record.wandb_state), ("", record.wandb_path and say_path(Path(record.wandb_path).parent)), ("files", folder and say_path(folder))]
     data = [(relation, f"{artifact.reference}  {artifact.type}, {say_bytes(artifact.size_bytes)}") for relation, artifact in edges]
     values = Table.grid(padding=(0, 6, 0, 0))
     values.add_row(values_table("Parameters", record.parameters), values_table("Metrics", record.metrics))

@@ -47,9 +47,10 @@ def summarize_run(
     "Print how a run ended"
     from rich.padding import Padding
     from mlops_nb.report import failure, headline, leading_metrics, values_table
+    from mlops_nb.wording import say_path
 
     metrics = leading_metrics(record.metrics, wanted_metrics(store.workspace))
-    executed = output or store.runs.folder(record.id) / "notebook.ipynb"
+    executed = say_path(output or store.runs.folder(record.id) / "notebook.ipynb")
     show(headline(record), *([values_table("Metrics", metrics)] if metrics else []), *([Padding(failure(record.error), (0, 0, 0, 2))] if record.error else []))
     click.echo(f"\nExecuted notebook: {executed}\nMore: mlops-nb runs show {record.id}   mlops-nb runs open {record.id}")
 
@@ -66,7 +67,7 @@ def run_one(
 
     store = make_store()
     with _quiet_output(as_json), progress(page(error=True)) as shown:
-        record = run_notebook(store, notebook, output, parameters, on_progress=shown.begin(Path(notebook).stem), **options)
+        record = run_notebook(store, notebook, output, parameters, on_created=lambda: shown.begin(Path(notebook).stem), on_progress=shown.report, **options)
     print_json(record.to_dict()) if as_json else summarize_run(store, record, output)
     return exit_status(record)
 
@@ -80,16 +81,20 @@ def read_given_pipeline(
     store: "Store",
     parameters: dict[str, Any], # NAME or STEP.NAME -> value
     kernel_name: str | None, # of every step
-) -> "Pipeline": # PipelineError, ParameterError, NotFoundError
-    "The workspace's pipeline with the parameters that were given"
-    from mlops_nb.experiments.parameters import load_notebook, parameter_names
+) -> "Pipeline": # PipelineError, NotebookError, ParameterError, KernelError, NotFoundError
+    "The workspace's pipeline with the parameters that were given, each notebook checked before the first one runs"
+    from mlops_nb.experiments.kernels import check_kernel
+    from mlops_nb.experiments.parameters import check_parameters, load_notebook, parameter_names
     from mlops_nb.experiments.pipeline_file import override, read_pipeline
 
     path, root = store.workspace.pipeline_path, store.workspace.root
     if not path.exists(): raise PipelineError(f"{path} does not exist; give a notebook: mlops-nb run NOTEBOOK, or write the chain of notebooks there")
     pipeline = read_pipeline(path, root)
     if kernel_name: pipeline = replace(pipeline, steps=tuple(replace(step, kernel=kernel_name) for step in pipeline.steps))
-    return override(pipeline, parameters, lambda step: parameter_names(load_notebook(root / step.notebook), step.kernel))
+    notebooks = {step.name: load_notebook(root / step.notebook) for step in pipeline.steps}
+    pipeline = override(pipeline, parameters, lambda step: parameter_names(notebooks[step.name], step.kernel))
+    for step in pipeline.steps: check_parameters(notebooks[step.name], step.parameters, check_kernel(notebooks[step.name], step.kernel))
+    return pipeline
 
 # %% ../../nbs/9_interface/97_run.ipynb #3c8a4310
 def run_steps(
@@ -106,8 +111,8 @@ def run_steps(
     store = find_store()
     pipeline = read_given_pipeline(store, parameters, kernel_name)
     with _quiet_output(as_json), progress(page(error=True)) as shown:
-        result = run_pipeline(store, pipeline, force=force, tags=tags, on_result=lambda each: shown.end(_step_line(each)),
-                              on_step=lambda step: {"on_progress": shown.begin(step.name), "log_output": log_output})
+        def begin(step): shown.begin(step.name); return {"on_progress": shown.report, "log_output": log_output}
+        result = run_pipeline(store, pipeline, force=force, tags=tags, on_step=begin, on_result=lambda each: shown.end(_step_line(each)))
     print_json(pipeline_to_dict(result)) if as_json else summarize_pipeline(store, result)
     return next((exit_status(each.record) for each in result.steps if each.record and not each.reused and each.record.status != "finished"), 0)
 

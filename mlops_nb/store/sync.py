@@ -80,10 +80,11 @@ def _set_aside(store, record):
 def _write_journal(store, run_id, records):
     "The journal of a run that W&B alone has tracked."
     journal, history = Journal(store.runs.folder(run_id) / "journal.jsonl"), history_of(records)
-    summary = {key: value for record in records if record["type"] == "summary" for key, value in record["summary"].get("update", {}).items()}
+    summary = {}
+    for record in records: summary |= record.get("summary", {}).get("update", {})
     logged = {key for row in history for key in row}
     for row in history: journal.append(from_jsonable(row))
-    journal.append({"_summary": {key: from_jsonable(value) for key, value in summary.items() if key not in logged and not key.startswith("_")}})
+    journal.append({"_summary": from_jsonable({key: value for key, value in summary.items() if key not in logged and key[0] != "_"})})
     journal.close()
 
 # %% ../../nbs/1_store/18_sync.ipynb #bb960c53
