@@ -462,6 +462,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'mlops_nb.objectives.measurement_from': ('objectives.html#measurement_from', 'mlops_nb/objectives.py'),
                                      'mlops_nb.objectives.read_objectives': ('objectives.html#read_objectives', 'mlops_nb/objectives.py')},
             'mlops_nb.report': { 'mlops_nb.report._facts': ('9_interface/report.html#_facts', 'mlops_nb/report.py'),
+                                 'mlops_nb.report._frames': ('9_interface/report.html#_frames', 'mlops_nb/report.py'),
                                  'mlops_nb.report._front': ('9_interface/report.html#_front', 'mlops_nb/report.py'),
                                  'mlops_nb.report._headers': ('9_interface/report.html#_headers', 'mlops_nb/report.py'),
                                  'mlops_nb.report._result': ('9_interface/report.html#_result', 'mlops_nb/report.py'),

@@ -88,8 +88,11 @@ def say_error(
     error: Mapping[str, Any], # of a record
 ) -> str: # one line
     "What went wrong, in a line"
-    message = str(error.get("message") or "").strip().splitlines()
-    return ": ".join([str(error.get("name") or "error"), *message[:1]])
+    message = str(error.get("message") or "").strip().splitlines()[:1]
+    name = [] if message and error.get("name") in _PLAIN else [str(error.get("name") or "error")]
+    return ": ".join([*name, *message])
+
+_PLAIN = ("Cancelled", "DeadKernelError") # their messages are whole sentences
 
 # %% ../nbs/9_interface/92_report.ipynb #bc8e401e
 def _facts(pairs):
@@ -117,9 +120,16 @@ def failure(
     "Where a run stopped, and why"
     cell = error.get("cell_index")
     place = "" if cell is None else f"cell {cell + 1}" + (f", In [{error['execution_count']}]" if error.get("execution_count") else "") + ": "
-    trace = str(error.get("traceback") or "").strip("\n").splitlines()
+    trace = _frames(str(error.get("traceback") or ""), error.get("name"))
     if len(trace) > lines: trace = [*trace[: lines * 2 // 3], "…", *trace[-(lines // 3):]]
-    return Group(Text.assemble((place, "bold"), (say_error(error), "red")), Padding(Text("\n".join(trace)), (0, 0, 0, 2)))
+    return Group(Text.assemble((place, "bold"), (say_error(error), "red")), *([Padding(Text("\n".join(trace)), (0, 0, 0, 2))] if trace else []))
+
+def _frames(text, name):
+    "The lines of a traceback without its head and the message, which are said already."
+    lines = text.rstrip().splitlines()
+    head = next((index + 1 for index, line in enumerate(lines) if "Traceback (most recent call last)" in line), 0)
+    last = next((index for index in reversed(range(len(lines))) if name and lines[index].startswith(name)), len(lines))
+    return "\n".join(lines[head:last]).strip("\n").splitlines()
 
 # %% ../nbs/9_interface/92_report.ipynb #397386ca
 def say_hardware(

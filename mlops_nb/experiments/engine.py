@@ -48,7 +48,7 @@ Status = Literal["finished", "failed", "killed", "cancelled"]
 @dataclass(frozen=True)
 class NotebookFailure:
     "Where and why a notebook stopped"
-    cell_index: int | None # in the given notebook, from 0; the parameters cell for what is injected below it; None after the last cell
+    cell_index: int | None # in the given notebook, from 0; the parameters cell for what is injected below it; None: between cells
     execution_count: int | None # the number in `In [3]`
     cell_source: str # code of the cell
     name: str # of the exception, such as "ZeroDivisionError"
@@ -56,8 +56,8 @@ class NotebookFailure:
     traceback: str # plain text
 
     def __str__(self) -> str:
-        place = "after the last cell" if self.cell_index is None else f"cell {self.cell_index} (In [{self.execution_count or ' '}])"
-        return f"{place}: {self.name}: {self.message}"
+        place = "" if self.cell_index is None else f"cell {self.cell_index} (In [{self.execution_count or ' '}]): "
+        return f"{place}{self.name}: {self.message}"
 
 # %% ../../nbs/5_experiments/52_engine.ipynb #63ed9128
 @dataclass(frozen=True)
