@@ -19,11 +19,11 @@ def node_line(
     node: Node, # of it
     short: bool = False, # its name alone, as where it was shown before
 ) -> Text:
-    "A run with its status, notebook and commit; anything else with its kind and the beginning of its digest"
+    "A run with its notebook and commit, and its status where it is not finished; else the kind and the beginning of the digest"
     if short: facts = "see above"
     elif node.kind != "run": facts = f"{node.kind}  {(node.digest or '')[:12]}".rstrip()
     else: facts = ", ".join(source.name for _, source in graph.sources(node.id) if source.kind == "notebook" or source.details.get("commit"))
-    status = say_status(node.details.get("status", "")) if node.kind == "run" and not short else ""
+    status = say_status(node.details["status"]) if node.details.get("status", "finished") != "finished" else ""
     return Text("  ", no_wrap=True, overflow="ellipsis").join(filter(None, [Text(node.name, "" if node.kind == "run" else "bold"), status, Text(facts, "dim")]))
 
 # %% ../nbs/9_interface/92_lineage_tree.ipynb #8021b1af

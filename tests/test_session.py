@@ -250,3 +250,30 @@ def test_long_workspace_path_with_spaces_and_thai_letters(tmp_path):
         assert run.log_artifact(folder / "x.txt", name="x").path().read_text() == "x"
     record = open_store(open_workspace(folder)).runs.get("ทดสอบ")
     assert (record.status, record.wandb_state, [row["loss"] for row in history(record)]) == ("finished", "complete", [1.0])
+
+
+def test_a_restarted_kernel_leaves_a_settled_record(store, tmp_path):
+    from jupyter_client.manager import start_new_kernel
+
+    notebook = tmp_path / "explore.ipynb"
+    notebook.write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}')
+    environ = {**os.environ, "JPY_SESSION_NAME": str(notebook)}  # as Jupyter Server sets it
+    manager, client = start_new_kernel(cwd=str(tmp_path), env=environ)
+    try:
+        client.execute_interactive("from mlops_nb import start_run\nrun = start_run()\nrun.log({'loss': 0.5})", timeout=60)
+        [record] = store.runs.list()
+        assert (record.status, record.name, record.notebook) == ("running", "explore", "explore.ipynb")
+        manager.restart_kernel()
+        client.wait_for_ready(timeout=60)
+        [record] = store.runs.list()
+        assert record.status == "finished" and record.wandb_state == "complete" and record.metrics == {"loss": 0.5}
+        client.execute_interactive("from mlops_nb import start_run\nrun = start_run()\nrun.log({'loss': 0.1})\n1 / 0", timeout=60)
+        manager.restart_kernel(now=True)  # SIGKILL
+        assert sorted(each.status for each in store.runs.list()) == ["finished", "killed"]
+        client.wait_for_ready(timeout=60)
+        client.execute_interactive("from mlops_nb import start_run\nfirst = start_run('a')\nsecond = start_run('b')", timeout=60)
+        assert (store.runs.get("a").status, store.runs.get("b").status) == ("finished", "running")
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel()
+    assert store.runs.get("b").status == "finished"

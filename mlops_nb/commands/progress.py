@@ -51,10 +51,10 @@ class BarProgress(LineProgress):
         self.bars, self.task = bars, None
 
     def begin(self, name):
-        self.name, self.task = name, self.bars.add_task(name, total=None)
+        self.name, self.task = name, self.bars.add_task(name, total=None, cells="starting")
 
     def report(self, done, total, description=""):
-        self.bars.update(self.task, completed=done, total=total, description=f"{self.name} {description}".strip())
+        self.bars.update(self.task, completed=done, total=total, cells=f"{done} of {total} cells", description=f"{self.name} {description}".strip())
 
     def end(self, line):
         if self.task is not None: self.bars.remove_task(self.task)
@@ -72,5 +72,5 @@ def progress(
         return
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed:.0f} of {task.total} cells"), TimeElapsedColumn()
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cells]}"), TimeElapsedColumn()
     with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bars: yield BarProgress(console, bars)
