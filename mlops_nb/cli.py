@@ -36,7 +36,8 @@ def main():
     set_up_logging()
 
 # %% ../nbs/9_interface/99_cli.ipynb #49ad2687
-NEXT = (("mlops-nb run", "run all notebooks, in order"), ("mlops-nb runs list", "see what was recorded"), ("mlops-nb lab", "open the notebooks"))
+NEXT = (("mlops-nb run", "run all notebooks, in order"), ("mlops-nb runs list", "see what was recorded"),
+        ("mlops-nb lab", "open the notebooks"))
 
 # %% ../nbs/9_interface/99_cli.ipynb #83d40652
 @main.command()
@@ -133,9 +134,9 @@ def lab(arguments):
     or --port=8899.
     """
     root = open_workspace().root
-    environ = {**os.environ, "MLOPS_NB_WORKSPACE": str(root)}
+    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={root}", *arguments]
     os.chdir(root)
-    os.execve(sys.executable, [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={root}", *arguments], environ)
+    os.execve(sys.executable, command, {**os.environ, "MLOPS_NB_WORKSPACE": str(root)})
 
 # %% ../nbs/9_interface/99_cli.ipynb #d23a0927
 @main.group("import")

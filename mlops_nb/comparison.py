@@ -35,9 +35,11 @@ def describe_run(
     code = {"notebook": record.notebook, "its cells": _short(record.notebook_digest), "commit": _short(record.code_commit),
             "uncommitted changes": _short(record.code_changes), "Python files": _short(record.code_digest)}
     host = record.host_info or {}
-    machine = {"host": host.get("hostname"), "cpu": host.get("cpu_model"), "gpu": ", ".join(each["name"] for each in host.get("gpus") or ()) or None}
-    return {"parameters": record.parameters or {}, "metrics": record.metrics or {}, "data": {name: ", ".join(sorted(versions)) for name, versions in used.items()},
-            "code": code, "environment": machine | _packages(store, record.environment_digest)}
+    gpus = ", ".join(each["name"] for each in host.get("gpus") or ())
+    machine = {"host": host.get("hostname"), "cpu": host.get("cpu_model"), "gpu": gpus or None}
+    data = {name: ", ".join(sorted(versions)) for name, versions in used.items()}
+    return {"parameters": record.parameters or {}, "metrics": record.metrics or {}, "data": data, "code": code,
+            "environment": machine | _packages(store, record.environment_digest)}
 
 def _short(digest): return digest and digest[:12]
 
@@ -60,7 +62,8 @@ class Comparison:
     def to_dict(self) -> dict:
         "For JSON"
         differences = {section: {name: list(values) for name, values in rows.items()} for section, rows in self.differences.items()}
-        return {"runs": [run.to_dict() for run in self.runs], "differences": differences, "equal": self.equal, "notebook_changes": list(self.notebook_changes)}
+        return {"runs": [run.to_dict() for run in self.runs], "differences": differences, "equal": self.equal,
+                "notebook_changes": list(self.notebook_changes)}
 
 # %% ../nbs/9_interface/94_comparison.ipynb #b88e2e85
 def compare_runs(

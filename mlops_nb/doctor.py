@@ -67,7 +67,8 @@ def check_packages() -> Finding:
     "Whether every package that mlops_nb needs is installed in a version that fits"
     from packaging.requirements import Requirement
 
-    needed = [each for each in map(Requirement, metadata.requires("mlops_nb") or ()) if each.marker is None or each.marker.evaluate({"extra": ""})]
+    declared = map(Requirement, metadata.requires("mlops_nb") or ())
+    needed = [each for each in declared if each.marker is None or each.marker.evaluate({"extra": ""})]
     wrong = [problem for each in needed if (problem := _package_problem(each))]
     if not wrong: return Finding("packages", "ok", f"all {len(needed)} that mlops_nb needs are installed")
     return Finding("packages", "fail", "; ".join(wrong), "pip install --upgrade mlops_nb")
@@ -75,7 +76,8 @@ def check_packages() -> Finding:
 def _package_problem(requirement):
     try: version = metadata.version(requirement.name)
     except metadata.PackageNotFoundError: return f"{requirement.name} is not installed"
-    return "" if requirement.specifier.contains(version, prereleases=True) else f"{requirement.name} is {version}, needed is {requirement.specifier}"
+    if requirement.specifier.contains(version, prereleases=True): return ""
+    return f"{requirement.name} is {version}, needed is {requirement.specifier}"
 
 # %% ../nbs/9_interface/93_doctor.ipynb #07d4d1ba
 def check_kernels() -> Finding:
@@ -83,12 +85,12 @@ def check_kernels() -> Finding:
     from jupyter_client.kernelspec import KernelSpecManager
 
     specs = {name: each["spec"] for name, each in KernelSpecManager().get_all_specs().items()}
-    advice = "python -m ipykernel install --sys-prefix"
-    if "python3" not in specs: return Finding("kernels", "fail", f"there is no kernel python3; there are: {', '.join(sorted(specs)) or 'none'}", advice)
+    advice, names = "python -m ipykernel install --sys-prefix", ", ".join(sorted(specs))
+    if "python3" not in specs: return Finding("kernels", "fail", f"there is no kernel python3; there are: {names or 'none'}", advice)
     program = specs["python3"]["argv"][0]
     if os.path.isabs(program) and Path(program).parent != Path(sys.executable).parent:
         return Finding("kernels", "warn", f"notebooks run in another Python than this one: {program}", advice)
-    return Finding("kernels", "ok", ", ".join(sorted(specs)))
+    return Finding("kernels", "ok", names)
 
 # %% ../nbs/9_interface/93_doctor.ipynb #35de1264
 def check_machine() -> Finding:
@@ -96,8 +98,9 @@ def check_machine() -> Finding:
     from mlops_nb.store.system import host_info
 
     host = host_info()
-    gpus = [f"{each['name']}, {say_bytes(each['memory_bytes'])}" for each in host["gpus"]]
-    return Finding("machine", "ok", f"{host['cpu_count']} processors, {say_bytes(host['memory_bytes'])} of memory, {'; '.join(gpus) or 'no GPU'}")
+    gpus = [f"{each['name']} with {say_bytes(each['memory_bytes'])}" for each in host["gpus"]]
+    parts = [f"{host['cpu_count']} processors", f"{say_bytes(host['memory_bytes'])} of memory", *(gpus or ["no GPU"])]
+    return Finding("machine", "ok", ", ".join(parts))
 
 # %% ../nbs/9_interface/93_doctor.ipynb #e832d8bf
 FEW_BYTES = 2e9 # what is left of a disk before somebody should look at it
@@ -110,8 +113,8 @@ def check_store(workspace: Workspace) -> Finding:
         with tempfile.TemporaryFile(dir=folder) as file: file.write(b"1")
     except OSError as error: raise StoreError(f"{folder} cannot be written: {error.strerror}") from error
     free = shutil.disk_usage(folder).free
-    if free < FEW_BYTES: return Finding("store", "warn", f"only {say_bytes(free)} are left on the disk of {workspace.store_dir}", "make room on that disk")
-    return Finding("store", "ok", f"{workspace.store_dir}, {say_bytes(free)} free")
+    message = f"{workspace.store_dir}, {say_bytes(free)} free"
+    return Finding("store", "ok", message) if free >= FEW_BYTES else Finding("store", "warn", message, "make room on that disk")
 
 # %% ../nbs/9_interface/93_doctor.ipynb #e02e8ac9
 def check_catalog(store: Store) -> Finding:
@@ -132,7 +135,8 @@ def check_wandb(workspace: Workspace) -> Finding:
     if settings.mode == "offline": return Finding("W&B", "ok", f"{version}, offline: runs stay in {workspace.wandb_dir / 'wandb'}")
     host = urlsplit(settings.base_url).hostname
     if _has_key(host): return Finding("W&B", "ok", f"{version}, online at {host}, project {workspace.settings.workspace.project}")
-    return Finding("W&B", "warn", f"{version}, online at {host}, but nobody is logged in", "wandb login, or mode = offline in settings.ini")
+    advice = "wandb login, or mode = offline in settings.ini"
+    return Finding("W&B", "warn", f"{version}, online at {host}, but nobody is logged in", advice)
 
 def _has_key(host):
     if os.environ.get("WANDB_API_KEY"): return True
@@ -192,7 +196,8 @@ def examine(
     try: store = open_store(workspace)
     except MlopsError: store = None # said above
     if store: findings += [_look("catalog", check_catalog, store), _look("W&B files", check_journals, store)]
-    return Diagnosis((*findings, _look("objectives", check_objectives_file, workspace), _look("pipeline", check_pipeline_file, workspace)))
+    findings += [_look("objectives", check_objectives_file, workspace), _look("pipeline", check_pipeline_file, workspace)]
+    return Diagnosis(tuple(findings))
 
 # %% ../nbs/9_interface/93_doctor.ipynb #3821e4c5
 def repair(
@@ -203,7 +208,8 @@ def repair(
 
     def one(record):
         state = refill(store, record.id)
-        return Finding(f"run {record.id}", "ok" if state == "complete" else "fail", f"W&B file {'written again from the journal' if state == 'complete' else state}")
+        if state == "complete": return Finding(f"run {record.id}", "ok", "its W&B file was written again from its journal")
+        return Finding(f"run {record.id}", "fail", f"its W&B file is {state}", "look at what W&B said above, then try again")
     return tuple(_look(f"run {record.id}", one, record) for record in incomplete_runs(store))
 
 # %% ../nbs/9_interface/93_doctor.ipynb #b92073d9

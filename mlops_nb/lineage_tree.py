@@ -22,9 +22,10 @@ def node_line(
     "A run with its notebook and commit, and its status where it is not finished; else the kind and the beginning of the digest"
     if short: facts = "see above"
     elif node.kind != "run": facts = f"{node.kind}  {(node.digest or '')[:12]}".rstrip()
-    else: facts = ", ".join(source.name for _, source in graph.sources(node.id) if source.kind == "notebook" or source.details.get("commit"))
+    else: facts = ", ".join(each.name for _, each in graph.sources(node.id) if each.kind == "notebook" or each.details.get("commit"))
     status = say_status(node.details["status"]) if node.details.get("status", "finished") != "finished" else ""
-    return Text("  ", no_wrap=True, overflow="ellipsis").join(filter(None, [Text(node.name, "" if node.kind == "run" else "bold"), status, Text(facts, "dim")]))
+    parts = [Text(node.name, "" if node.kind == "run" else "bold"), status, Text(facts, "dim")]
+    return Text("  ", no_wrap=True, overflow="ellipsis").join(filter(None, parts))
 
 # %% ../nbs/9_interface/92_lineage_tree.ipynb #8021b1af
 SHOWN = 12 # neighbours of a node, the newest; a data set may have led to thousands of runs

@@ -68,7 +68,8 @@ def runs_table(
     if any(told): room -= 2 + max(map(cell_len, ["Parameters", *told]))
     table.add_column("Result", no_wrap=True)
     if any(told): table.add_column("Parameters", no_wrap=True)
-    for record, front, values in zip(records, fronts, told): table.add_row(*front, _result(record, first_metrics, room), *([values] if any(told) else []))
+    for record, front, values in zip(records, fronts, told):
+        table.add_row(*front, _result(record, first_metrics, room), *([values] if any(told) else []))
     return table
 
 def _headers(table): return [column.header for column in table.columns]
@@ -120,10 +121,12 @@ def failure(
 ) -> RenderableType:
     "Where a run stopped, and why"
     cell = error.get("cell_index")
-    place = "" if cell is None else f"cell {cell + 1}" + (f", In [{error['execution_count']}]" if error.get("execution_count") else "") + ": "
+    count = f", In [{error['execution_count']}]" if error.get("execution_count") else ""
+    place = "" if cell is None else f"cell {cell + 1}{count}: "
     trace = _frames(str(error.get("traceback") or ""), error.get("name"))
     if len(trace) > lines: trace = [*trace[: lines * 2 // 3], "…", *trace[-(lines // 3):]]
-    return Group(Text.assemble((place, "bold"), (say_error(error), "red")), *([Padding(Text("\n".join(trace)), (0, 0, 0, 2))] if trace else []))
+    shown = [Padding(Text("\n".join(trace)), (0, 0, 0, 2))] if trace else []
+    return Group(Text.assemble((place, "bold"), (say_error(error), "red")), *shown)
 
 def _frames(text, name):
     "The lines of a traceback without its head and the message, which are said already."
@@ -139,10 +142,13 @@ def say_hardware(
 ) -> list[tuple[str, str]]:
     "What a run took of which machine"
     use, host = hardware or {}, host or {}
-    def both(name, say): return f"{say(use[f'{name}_mean'])} on average, {say(use[f'{name}_peak'])} at most" if f"{name}_mean" in use else ""
+    def both(name, say):
+        known = f"{name}_mean" in use
+        return f"{say(use[f'{name}_mean'])} on average, {say(use[f'{name}_peak'])} at most" if known else ""
     def total(read, written): return f"{say_bytes(use[read])} in, {say_bytes(use[written])} out" if read in use else ""
-    gpus = [(f"gpu {index}", both(f"gpu_{index}_utilization_percent", "{:.0f} %".format)) for index in range(len(host.get("gpus") or ()))]
-    return [("machine", ", ".join(filter(None, [host.get("hostname"), host.get("cpu_model"), *(each["name"] for each in host.get("gpus") or ())]))),
+    names = [each["name"] for each in host.get("gpus") or ()]
+    gpus = [(f"gpu {index}", both(f"gpu_{index}_utilization_percent", "{:.0f} %".format)) for index in range(len(names))]
+    return [("machine", ", ".join(filter(None, [host.get("hostname"), host.get("cpu_model"), *names]))),
             ("cpu", both("cpu_percent", "{:.0f} %".format)), ("memory", both("memory_bytes", say_bytes)), *gpus,
             ("disk", total("disk_read_bytes", "disk_written_bytes")), ("network", total("network_received_bytes", "network_sent_bytes"))]
 
@@ -174,9 +180,11 @@ def run_page(
 ) -> RenderableType:
     "All that is known of a run"
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.started_at)) if record.started_at else ""
-    facts = [("notebook", record.notebook), ("started", started), ("group", record.group_id and f"{record.group_id}, step {record.step}"),
-             ("tags", ", ".join(record.tags)), ("note", record.note), ("code", say_code(record)), *say_hardware(record.hardware, record.host_info),
-             ("W&B", record.wandb_state), ("", record.wandb_path and say_path(Path(record.wandb_path).parent)), ("files", folder and say_path(folder))]
+    group = record.group_id and f"{record.group_id}, step {record.step}"
+    wandb = record.wandb_path and say_path(Path(record.wandb_path).parent)
+    facts = [("notebook", record.notebook), ("started", started), ("group", group), ("tags", ", ".join(record.tags)), ("note", record.note),
+             ("code", say_code(record)), *say_hardware(record.hardware, record.host_info),
+             ("W&B", record.wandb_state), ("", wandb), ("files", folder and say_path(folder))]
     data = [(relation, f"{artifact.reference}  {artifact.type}, {say_bytes(artifact.size_bytes)}") for relation, artifact in edges]
     values = Table.grid(padding=(0, 6, 0, 0))
     values.add_row(values_table("Parameters", record.parameters), values_table("Metrics", record.metrics))
@@ -191,11 +199,14 @@ def pipeline_table(
 ) -> Table:
     "One line for each step of a pipeline"
     table = bare_table("Step", "Status", ">Took", "Run", "Result")
-    fronts = [[shorten(each.step.name, 20), say_status(each.status), "" if each.reused or not each.record else say_duration(each.record.duration_s),
-               each.record.id if each.record else ""] for each in result.steps]
+    fronts = [_step_front(each) for each in result.steps]
     room = max(24, width - sum(2 + max(map(cell_len, map(str, column))) for column in zip(_headers(table), *fronts)))
     for each, front in zip(result.steps, fronts): table.add_row(*front, _result(each.record, first_metrics, room) if each.record else "")
     return table
+
+def _step_front(each):
+    took = "" if each.reused or not each.record else say_duration(each.record.duration_s)
+    return [shorten(each.step.name, 20), say_status(each.status), took, each.record.id if each.record else ""]
 
 # %% ../nbs/9_interface/92_report.ipynb #b6330b51
 def objectives_table(
@@ -205,9 +216,10 @@ def objectives_table(
     table = bare_table("Objective", "Required", ">Value", "Basis", "Status", ">Cost")
     table.columns[0].no_wrap, table.columns[0].overflow, table.columns[0].min_width = False, "fold", 14
     for each in check.report.checks:
-        value = "" if each.value is None else f"{say_value(each.value, apart_from=each.threshold)} {each.objective.unit}".rstrip()
-        basis = "" if each.value is None else each.basis
-        table.add_row(each.objective.name, each.objective.requirement, value, basis, say_status(each.status), str(each.cost) if each.cost.amount else "")
+        shown = "" if each.value is None else f"{say_value(each.value, apart_from=each.threshold)} {each.objective.unit}".rstrip()
+        basis, cost = "" if each.value is None else each.basis, str(each.cost) if each.cost.amount else ""
+        table.add_row(each.objective.name, each.objective.requirement, shown, basis, say_status(each.status), cost)
     measured = {run.id: run for run in check.measured_by if run}.values()
     where = ", ".join(f"{run.name} ({run.id})" for run in measured)
-    return Group(table, "", Text(f"{check.message}.", style="green" if check.passed else "red"), Text(f"Measured in {where}." if where else "", style="dim"))
+    message = Text(f"{check.message}.", style="green" if check.passed else "red")
+    return Group(table, "", message, *([Text(f"Measured in {where}.", style="dim")] if where else []))

@@ -70,7 +70,8 @@ def init_workspace(
             else: (Path(stage) / target.relative_to(base).parts[0]).rename(base / target.relative_to(base).parts[0])
     except OSError as error:
         kind = StoreFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else WorkspaceError
-        raise kind(f"no workspace could be made in {str(target)!r} ({error.strerror}); choose another folder, or make this one writable") from error
+        message = f"no workspace could be made in {str(target)!r} ({error.strerror}); choose another folder, or make this one writable"
+        raise kind(message) from error
     return target
 
 # %% ../nbs/9_interface/91_scaffold.ipynb #84a4fac7
@@ -78,7 +79,8 @@ def _check_room(target, base, wanted):
     "Refuse a target where something is in the way."
     if not base.is_dir(): raise WorkspaceError(f"{str(base)!r} is a file, not a folder; choose another folder for the workspace")
     places = {target / part for path in wanted for part in path.parents if (target / part).exists() and not (target / part).is_dir()}
-    taken = sorted({each.relative_to(target).as_posix() for each in places} | {each.as_posix() for each in wanted if os.path.lexists(target / each)})
+    places |= {target / path for path in wanted if os.path.lexists(target / path)}
+    taken = sorted(each.relative_to(target).as_posix() for each in places)
     if not taken: return
     shown = ", ".join(taken[:3]) + (f" and {len(taken) - 3} more" if len(taken) > 3 else "")
     raise WorkspaceError(f"{str(target)!r} already holds {shown}; choose another folder, or move them away")

@@ -80,15 +80,16 @@ def say_path(
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 # %% ../nbs/9_interface/91_wording.ipynb #0d66489e
-STYLES = {"finished": "green", "unchanged": "green", "met": "green", "ok": "green", "running": "cyan", "queued": "cyan", "cancelled": "yellow",
-          "pruned": "yellow", "warn": "yellow", "failed": "red", "killed": "red", "missed": "red", "fail": "red", "not run": "dim"}
+STYLES = {"finished": "green", "unchanged": "green", "met": "green", "ok": "green", "running": "cyan", "queued": "cyan",
+          "cancelled": "yellow", "pruned": "yellow", "warn": "yellow", "not measured": "yellow", "not run": "dim",
+          "failed": "red", "killed": "red", "missed": "red", "fail": "red"}
 
 # %% ../nbs/9_interface/91_wording.ipynb #39d2f662
 def say_status(
     status: str, # of a run, a step, a check
 ) -> Text:
     "A status in its colour; the word alone says it all"
-    return Text(status, style=STYLES.get(status, "yellow"))
+    return Text(status, style=STYLES.get(status, ""))
 
 # %% ../nbs/9_interface/91_wording.ipynb #fe9b20ab
 def shorten(
@@ -121,5 +122,7 @@ def bare_table(
 ) -> Table:
     "A table without lines, two blanks between its columns"
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for each in columns: table.add_column(each.removeprefix(">"), justify="right" if each.startswith(">") else "left", overflow="ellipsis", no_wrap=True)
+    for each in columns:
+        side = "right" if each.startswith(">") else "left"
+        table.add_column(each.removeprefix(">"), justify=side, overflow="ellipsis", no_wrap=True)
     return table

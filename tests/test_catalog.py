@@ -14,11 +14,12 @@ import sqlalchemy as sa
 
 from mlops_nb.settings import ArtifactError, CatalogVersionError, NotFoundError, StoreError
 from mlops_nb.store import catalog as tables
-from mlops_nb.store.artifacts import ArtifactStore, list_files
+from mlops_nb.store.artifacts import list_files
 from mlops_nb.store.blobs import BlobStore
 from mlops_nb.store.catalog import Catalog
 from mlops_nb.store.lineage import trace
 from mlops_nb.store.runs import RunStore, settle
+from mlops_nb.store.versions import ArtifactStore
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

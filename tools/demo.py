@@ -77,7 +77,8 @@ def mark_best(
     "Give the model with the highest recall the alias `best`"
     best = max(models, key=lambda model: model.recall)
     store = open_store(open_workspace(DEMO))
-    (model,) = (artifact for relation, artifact in store.artifacts.edges_of(best.train["id"]) if (relation, artifact.type) == ("logged", "model"))
+    edges = store.artifacts.edges_of(best.train["id"])
+    (model,) = (artifact for relation, artifact in edges if (relation, artifact.type) == ("logged", "model"))
     store.artifacts.alias(model.reference, "best")
     return best
 

@@ -54,7 +54,8 @@ class BarProgress(LineProgress):
         self.name, self.task = name, self.bars.add_task(name, total=None, cells="starting")
 
     def report(self, done, total, description=""):
-        self.bars.update(self.task, completed=done, total=total, cells=f"{done} of {total} cells", description=f"{self.name} {description}".strip())
+        shown = {"cells": f"{done} of {total} cells", "description": f"{self.name} {description}".strip()}
+        self.bars.update(self.task, completed=done, total=total, **shown)
 
     def end(self, line):
         if self.task is not None: self.bars.remove_task(self.task)
@@ -73,4 +74,5 @@ def progress(
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[cells]}"), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bars: yield BarProgress(console, bars)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bars:
+        yield BarProgress(console, bars)

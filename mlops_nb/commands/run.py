@@ -51,7 +51,9 @@ def summarize_run(
 
     metrics = leading_metrics(record.metrics, wanted_metrics(store.workspace))
     executed = say_path(output or store.runs.folder(record.id) / "notebook.ipynb")
-    show(headline(record), *([values_table("Metrics", metrics)] if metrics else []), *([Padding(failure(record.error), (0, 0, 0, 2))] if record.error else []))
+    show(headline(record))
+    if metrics: show(values_table("Metrics", metrics))
+    if record.error: show(Padding(failure(record.error), (0, 0, 0, 2)))
     click.echo(f"\nExecuted notebook: {executed}\nMore: mlops-nb runs show {record.id}   mlops-nb runs open {record.id}")
 
 # %% ../../nbs/9_interface/97_run.ipynb #4ef61968
@@ -67,7 +69,8 @@ def run_one(
 
     store = make_store()
     with _quiet_output(as_json), progress(page(error=True)) as shown:
-        record = run_notebook(store, notebook, output, parameters, on_created=lambda: shown.begin(Path(notebook).stem), on_progress=shown.report, **options)
+        def begin(): shown.begin(Path(notebook).stem)
+        record = run_notebook(store, notebook, output, parameters, on_created=begin, on_progress=shown.report, **options)
     print_json(record.to_dict()) if as_json else summarize_run(store, record, output)
     return exit_status(record)
 
@@ -88,7 +91,8 @@ def read_given_pipeline(
     from mlops_nb.experiments.pipeline_file import override, read_pipeline
 
     path, root = store.workspace.pipeline_path, store.workspace.root
-    if not path.exists(): raise PipelineError(f"{path} does not exist; give a notebook: mlops-nb run NOTEBOOK, or write the chain of notebooks there")
+    if not path.exists():
+        raise PipelineError(f"{path} does not exist; give a notebook: mlops-nb run NOTEBOOK, or write the chain of notebooks there")
     pipeline = read_pipeline(path, root)
     if kernel_name: pipeline = replace(pipeline, steps=tuple(replace(step, kernel=kernel_name) for step in pipeline.steps))
     notebooks = {step.name: load_notebook(root / step.notebook) for step in pipeline.steps}
@@ -114,14 +118,15 @@ def run_steps(
         def begin(step): shown.begin(step.name); return {"on_progress": shown.report, "log_output": log_output}
         result = run_pipeline(store, pipeline, force=force, tags=tags, on_step=begin, on_result=lambda each: shown.end(_step_line(each)))
     print_json(pipeline_to_dict(result)) if as_json else summarize_pipeline(store, result)
-    return next((exit_status(each.record) for each in result.steps if each.record and not each.reused and each.record.status != "finished"), 0)
+    return max(exit_status(each.record) for each in result.steps if each.record)
 
 # %% ../../nbs/9_interface/97_run.ipynb #4247c7c7
 def _step_line(each):
     "A step that is done, in a line."
     from rich.text import Text
     from mlops_nb.wording import say_duration, say_status
-    return Text.assemble(f"{each.step.name}: ", say_status(each.status), f" in {say_duration(each.record.duration_s)}" if each.record and not each.reused else "")
+    took = f" in {say_duration(each.record.duration_s)}" if each.record and not each.reused else ""
+    return Text.assemble(f"{each.step.name}: ", say_status(each.status), took)
 
 # %% ../../nbs/9_interface/97_run.ipynb #8bfcedc2
 def pipeline_to_dict(
@@ -139,9 +144,8 @@ def summarize_pipeline(
     "Print how a group of runs ended"
     from mlops_nb.report import failure, pipeline_table
 
-    failed = [each.record for each in result.steps if each.record and each.record.error]
-    width = page().width
-    show("", pipeline_table(result, wanted_metrics(store.workspace), width), "", *(failure(record.error) for record in failed), result.message)
+    failed = [failure(each.record.error) for each in result.steps if each.record and each.record.error]
+    show("", pipeline_table(result, wanted_metrics(store.workspace), page().width), "", *failed, result.message)
 
 # %% ../../nbs/9_interface/97_run.ipynb #81c2cd39
 def papermill_options(
@@ -170,7 +174,7 @@ def papermill_options(
 @click.option("--force", is_flag=True, help="Run also the steps of the pipeline that are unchanged.")
 @json_option
 @click.pass_context
-def run(ctx, notebook, output, parameters, parameters_raw, parameters_file, parameters_yaml, parameters_base64, cwd, kernel, log_output, tags, force, as_json):
+def run(ctx, notebook, output, cwd, kernel, log_output, tags, force, as_json, **given):
     """Run a notebook, or the pipeline of the workspace.
 
     The executed notebook is kept with the run, and copied to OUTPUT. Exit status: 0 finished, 1 failed or killed, 2 bad
@@ -178,8 +182,9 @@ def run(ctx, notebook, output, parameters, parameters_raw, parameters_file, para
     """
     from mlops_nb.experiments.parameters import read_parameters
 
-    values = read_parameters(parameters, parameters_raw, parameters_file, parameters_yaml, parameters_base64)
+    values = read_parameters(*(given[f"parameters{kind}"] for kind in ("", "_raw", "_file", "_yaml", "_base64")))
     if notebook and force: raise click.UsageError("--force is for the pipeline: without it a notebook runs in any case")
     if cwd and not notebook: raise click.UsageError("--cwd is for a notebook: the pipeline runs in the workspace's folder")
-    if notebook: ctx.exit(run_one(notebook, output and Path(output), values, as_json, cwd=cwd, kernel_name=kernel, log_output=log_output, tags=tags))
-    ctx.exit(run_steps(values, as_json, force, kernel, log_output, tags))
+    options = {"kernel_name": kernel, "log_output": log_output, "tags": tags}
+    if notebook: ctx.exit(run_one(notebook, output and Path(output), values, as_json, cwd=cwd, **options))
+    ctx.exit(run_steps(values, as_json, force, **options))

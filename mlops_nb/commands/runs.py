@@ -26,17 +26,18 @@ SHOWN = 30 # runs of a table
 
 # %% ../../nbs/9_interface/98_runs.ipynb #5c988dcd
 @runs.command("list")
-@click.option("--status", metavar="STATUS", help="Only runs of this status: queued, running, finished, failed, cancelled, killed, pruned.")
+@click.option("--status", metavar="STATUS", help="Only these: queued, running, finished, failed, cancelled, killed, pruned.")
 @click.option("--tag", metavar="TAG", help="Only runs with this tag.")
 @click.option("--notebook", metavar="TEXT", help="Only runs of notebooks whose path has this in it.")
 @click.option("--group", metavar="GROUP", help="Only runs of this group, a run of the pipeline.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="NUMBER", help=f"So many runs at most; a table shows {SHOWN} where nothing is said.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="NUMBER", help=f"At most so many; else a table shows {SHOWN}.")
 @json_option
 def list_runs(status, tag, notebook, group, limit, as_json):
     "List runs, the newest first."
-    store, wanted = find_store(), limit if as_json else limit or SHOWN
+    store, limited = find_store(), limit if as_json else limit or SHOWN
     _check_status(status)
-    found = [up_to_now(store, record) for record in store.runs.list(status=status, tag=tag, notebook=notebook, group_id=group, limit=wanted)]
+    records = store.runs.list(status=status, tag=tag, notebook=notebook, group_id=group, limit=limited)
+    found = [up_to_now(store, record) for record in records]
     if as_json: return print_json([record.to_dict() for record in found])
     from mlops_nb.report import runs_table
     if not found: return click.echo("No runs here yet: mlops-nb run" if not any((status, tag, notebook, group)) else "No run fits.")
@@ -56,7 +57,9 @@ def show_run(run, as_json):
     store = find_store()
     record = up_to_now(store, store.runs.get(run))
     edges = store.artifacts.edges_of(record.id)
-    if as_json: return print_json(record.to_dict() | {relation: [artifact.to_dict() for each, artifact in edges if each == relation] for relation in ("used", "logged")})
+    if as_json:
+        data = {relation: [artifact.to_dict() for each, artifact in edges if each == relation] for relation in ("used", "logged")}
+        return print_json(record.to_dict() | data)
     from mlops_nb.report import run_page
     show(run_page(record, edges, store.runs.folder(record.id)))
 
@@ -100,7 +103,8 @@ def _cell_parts(
     first = (cell.source.strip().splitlines() or [""])[0]
     state = "" if cell.status == "completed" else f"  {cell.status}"
     title = f"In [{cell.execution_count or ' '}]{state}  {say_duration(cell.duration_s)}".rstrip()
-    return ["", Rule(Text(f"{title}  {shorten(first, 44)}", style="bold"), align="left", style="dim"), *(Text.from_ansi(text) for text in (cell.text, cell.error) if text)]
+    rule = Rule(Text(f"{title}  {shorten(first, 44)}", style="bold"), align="left", style="dim")
+    return ["", rule, *(Text.from_ansi(text) for text in (cell.text, cell.error) if text)]
 
 # %% ../../nbs/9_interface/98_runs.ipynb #4c7cea9a
 @runs.command("open")

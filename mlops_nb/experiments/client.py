@@ -156,8 +156,8 @@ class KernelClient(PapermillNotebookClient):
     def _starting(self):
         try: yield
         except (OSError, RuntimeError) as problem:
-            raise KernelError(f"the kernel {self.kernel_name!r} does not start ({problem}); what it said is above. "
-                              "Try: jupyter console --kernel=" + self.kernel_name) from problem
+            raise KernelError(f"the kernel {self.kernel_name!r} does not start ({problem}); what it printed is above. "
+                              "Where it is installed is shown by: jupyter kernelspec list") from problem
 
     def start_new_kernel(self, **options):
         if self.watch.kernel.cancelled_by is not None: raise KernelError("cancelled before the kernel started")

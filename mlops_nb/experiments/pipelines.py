@@ -23,12 +23,12 @@ from .pipeline_file import Pipeline, Step, input_files
 from .runner import default_parameters, run_notebook
 from ..settings import NotFoundError
 from ..store import catalog as tables
-from ..store.artifacts import resolve
 from ..store.door import Store
 from ..store.journal import to_jsonable
 from ..store.runs import RunRecord, new_id
 from ..store.snapshot import code_state, file_digest
 from ..store.source import notebook_digest
+from ..store.versions import resolve
 
 # %% ../../nbs/5_experiments/55_pipelines.ipynb #a27f5766
 def step_key(

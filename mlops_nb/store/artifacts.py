@@ -4,24 +4,17 @@
 
 # %% auto #0
 __all__ = ['ArtifactFile', 'Artifact', 'check_name', 'check_alias', 'split_reference', 'list_files', 'manifest_digest',
-           'ArtifactReader', 'ArtifactStore', 'resolve']
+           'check_entry']
 
 # %% ../../nbs/1_store/16_artifacts.ipynb #f8f73dda
 import hashlib
 import json
 import re
-import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 # %% ../../nbs/1_store/16_artifacts.ipynb #384ba1ec
-import sqlalchemy as sa
-
-# %% ../../nbs/1_store/16_artifacts.ipynb #1703ae1e
 from ..settings import ArtifactError, NotFoundError
-from . import catalog as tables
-from .blobs import BlobStore
-from .catalog import Catalog
 from .runs import iso_time
 
 # %% ../../nbs/1_store/16_artifacts.ipynb #3b756372
@@ -134,180 +127,11 @@ def manifest_digest(
     return hashlib.sha256(json.dumps(listing, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
 
 # %% ../../nbs/1_store/16_artifacts.ipynb #41d1917c
-def _check_entry(path):
-    "Refuse a path that would lead out of the artifact's folder."
+def check_entry(
+    path: str, # of a file inside an artifact
+) -> str: # the same
+    "Refuse a path that would lead out of the artifact's folder"
     parts = PurePosixPath(path).parts
     if not parts or PurePosixPath(path).is_absolute() or ".." in parts or "\\" in path:
         raise ArtifactError(f"path {path!r} inside an artifact: relative, with forward slashes, without '..'")
     return path
-
-# %% ../../nbs/1_store/16_artifacts.ipynb #44956b87
-class ArtifactReader:
-    "Versions that are there already, and their files"
-
-    def __init__(self,
-        catalog: Catalog,
-        blobs: BlobStore,
-        root: Path, # where files are laid out for reading
-    ):
-        self.catalog, self.blobs, self.root = catalog, blobs, Path(root)
-
-    def folder(self, artifact: Artifact) -> Path:
-        "Where the files of a version are laid out"
-        return self.root / artifact.name / artifact.version
-
-    def materialize(self,
-        artifact: Artifact,
-        file: ArtifactFile, # one of its files
-        folder: Path | str | None = None, # default: the version's own
-    ) -> Path: # read-only; a hard link to the blob where the disk allows
-        "Lay one file out, checked. Raises `CorruptBlobError`"
-        target = Path(folder or self.folder(artifact)) / _check_entry(file.path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        self.blobs.materialize(file.digest, target)
-        return target
-
-    def by_row(self, row_id: int) -> Artifact:
-        "The artifact of a row of the catalog"
-        with self.catalog.read() as connection:
-            return _read_artifacts(connection, tables.artifacts.c.id == row_id, self)[0]
-
-    def versions(self, name: str | None = None) -> list[Artifact]:
-        "All versions, or those of one name, newest first"
-        with self.catalog.read() as connection:
-            return _read_artifacts(connection, tables.artifacts.c.name == name if name else sa.true(), self)
-
-    def edges_of(self, run_id: str) -> list[tuple[str, Artifact]]:
-        "What a run used and logged: pairs of relation (`used`, `logged`) and artifact, in order"
-        with self.catalog.read() as connection:
-            query = sa.select(tables.edges).where(tables.edges.c.run_id == run_id).order_by(tables.edges.c.created_at)
-            rows = connection.execute(query).all()
-        return [(row.relation, self.by_row(row.artifact_id)) for row in rows]
-
-# %% ../../nbs/1_store/16_artifacts.ipynb #39133b8b
-class ArtifactStore(ArtifactReader):
-    """The artifacts of a workspace.
-
-    Contract: a version that `log` returned is whole and stays as it is; equal files under an equal name are the same
-    version; two processes that log under one name get two different version numbers."""
-
-    def log(self,
-        run_id: str, # the run that made it
-        name: str,
-        type: str,
-        files: dict[str, Path], # path inside the artifact -> path on disk
-        aliases: tuple[str, ...] = (), # besides `latest`
-        metadata: dict | None = None, # anything JSON can hold
-    ) -> Artifact:
-        "Store the files as a version of `name` and draw the edge from the run. Raises `ArtifactError`, `StoreFullError`"
-        check_name(name)
-        wanted = ("latest", *[check_alias(each) for each in aliases])
-        blobs = {_check_entry(path): self.blobs.put_file(source) for path, source in sorted(files.items())}
-        entries = tuple(ArtifactFile(path, blob.digest, blob.size_bytes) for path, blob in blobs.items())
-        with self.catalog.write() as connection:
-            row_id = _find_or_add_version(connection, run_id, name, type, entries, metadata or {})
-            _set_aliases(connection, name, row_id, wanted)
-            _add_edge(connection, run_id, row_id, "logged", f"{name}:latest")
-        return self.by_row(row_id)
-
-    def use(self,
-        run_id: str | None, # the run that uses it; None only looks it up
-        reference: str, # name, name:alias or name:v3
-        group_id: str | None = None, # inside a group `latest` is the group's own version
-        type: str | None = None, # refuse another type
-    ) -> Artifact:
-        "Find a version and draw the edge to the run. Raises `NotFoundError` with the nearest names, `ArtifactError`"
-        with self.catalog.write() if run_id else self.catalog.read() as connection:
-            row_id = resolve(connection, reference, group_id)
-            found = connection.execute(sa.select(tables.artifacts.c.type).where(tables.artifacts.c.id == row_id)).scalar()
-            if type and found != type: raise ArtifactError(f"{reference} is of type {found!r}, not {type!r}")
-            if run_id: _add_edge(connection, run_id, row_id, "used", reference)
-        return self.by_row(row_id)
-
-    def alias(self, reference: str, alias: str) -> Artifact:
-        "Move an alias to a version"
-        with self.catalog.write() as connection:
-            row_id = resolve(connection, reference)
-            _set_aliases(connection, split_reference(reference)[0], row_id, [check_alias(alias)])
-        return self.by_row(row_id)
-
-    def remember_wandb_digest(self, artifact: Artifact, digest: str) -> Artifact:
-        "Record what W&B calls the content"
-        with self.catalog.write() as connection:
-            connection.execute(tables.artifacts.update().where(tables.artifacts.c.id == artifact.row_id).values(wandb_digest=digest))
-        return replace(artifact, wandb_digest=digest)
-
-# %% ../../nbs/1_store/16_artifacts.ipynb #441e83a4
-def _read_artifacts(connection, condition, store):
-    "The artifacts that fulfil a condition on their table, newest first."
-    found = connection.execute(sa.select(tables.artifacts).where(condition).order_by(tables.artifacts.c.id.desc())).all()
-    ids = [row.id for row in found]
-    files, aliases = {}, {}
-    listing = tables.artifact_files
-    for row in connection.execute(sa.select(listing).where(listing.c.artifact_id.in_(ids)).order_by(listing.c.path)):
-        files.setdefault(row.artifact_id, []).append(ArtifactFile(row.path, row.digest, row.size_bytes))
-    for row in connection.execute(sa.select(tables.aliases).where(tables.aliases.c.artifact_id.in_(ids)).order_by(tables.aliases.c.alias)):
-        aliases.setdefault(row.artifact_id, []).append(row.alias)
-    return [Artifact(row.name, row.type, f"v{row.version}", row.digest, row.size_bytes, row.metadata, tuple(aliases.get(row.id, ())),
-                     tuple(files.get(row.id, ())), row.run_id, row.created_at, row.wandb_digest, row.id, store) for row in found]
-
-# %% ../../nbs/1_store/16_artifacts.ipynb #991370f7
-def _find_or_add_version(connection, run_id, name, type, files, metadata):
-    "The row of the version of `name` with these files, added where there is none."
-    table, digest = tables.artifacts, manifest_digest(files)
-    rows = connection.execute(sa.select(table).where(table.c.name == name).order_by(table.c.version)).all()
-    if rows and rows[0].type != type:
-        raise ArtifactError(f"artifact {name!r} is of type {rows[0].type!r}, not {type!r}: use another name, or the same type")
-    for row in rows:
-        if row.digest == digest: return row.id
-    version = rows[-1].version + 1 if rows else 0
-    row_id = connection.execute(table.insert().values(
-        type=type, name=name, version=version, digest=digest, size_bytes=sum(each.size_bytes for each in files),
-        metadata=metadata, run_id=run_id, created_at=time.time())).inserted_primary_key[0]
-    connection.execute(tables.artifact_files.insert(), [{"artifact_id": row_id, **vars(each)} for each in files])
-    return row_id
-
-# %% ../../nbs/1_store/16_artifacts.ipynb #fa613f2e
-def _set_aliases(connection, name, row_id, wanted):
-    "Move aliases to a version."
-    table = tables.aliases
-    for alias in wanted:
-        connection.execute(table.delete().where((table.c.name == name) & (table.c.alias == alias)))
-        connection.execute(table.insert().values(name=name, alias=alias, artifact_id=row_id))
-
-# %% ../../nbs/1_store/16_artifacts.ipynb #57f99331
-def _add_edge(connection, run_id, row_id, relation, requested):
-    "Draw an edge; drawn again it is moved to now."
-    table = tables.edges
-    same = (table.c.run_id == run_id) & (table.c.artifact_id == row_id) & (table.c.relation == relation)
-    connection.execute(table.delete().where(same))
-    values = {"run_id": run_id, "artifact_id": row_id, "relation": relation, "requested": requested, "created_at": time.time()}
-    connection.execute(table.insert().values(values))
-
-# %% ../../nbs/1_store/16_artifacts.ipynb #25b2be08
-def _group_latest(connection, name, group_id):
-    "The row of the version of `name` that the runs of a group logged last, or None."
-    versions, edges, members = tables.artifacts, tables.edges, tables.group_runs
-    joined = versions.join(edges, edges.c.artifact_id == versions.c.id).join(members, members.c.run_id == edges.c.run_id)
-    query = (sa.select(versions.c.id).select_from(joined)
-             .where((members.c.group_id == group_id) & (versions.c.name == name) & (edges.c.relation == "logged"))
-             .order_by(members.c.added_at.desc(), edges.c.created_at.desc()).limit(1))
-    return connection.execute(query).scalar()
-
-# %% ../../nbs/1_store/16_artifacts.ipynb #5c543c06
-def resolve(
-    connection, # from `Catalog.read` or `Catalog.write`
-    reference: str, # name, name:alias or name:v3
-    group_id: str | None = None,
-) -> int: # the row of the version
-    "What a reference means now"
-    name, alias = split_reference(reference)
-    if group_id and alias == "latest" and (row_id := _group_latest(connection, name, group_id)): return row_id
-    table = tables.artifacts
-    if re.fullmatch(r"v\d+", alias): query = sa.select(table.c.id).where((table.c.name == name) & (table.c.version == int(alias[1:])))
-    else: query = sa.select(tables.aliases.c.artifact_id).where((tables.aliases.c.name == name) & (tables.aliases.c.alias == alias))
-    if row_id := connection.execute(query).scalar(): return row_id
-    versions = connection.execute(sa.select(table.c.version).where(table.c.name == name)).scalars().all()
-    if not versions: raise NotFoundError("artifact", name, connection.execute(sa.select(table.c.name).distinct()).scalars().all())
-    known = connection.execute(sa.select(tables.aliases.c.alias).where(tables.aliases.c.name == name)).scalars().all()
-    raise NotFoundError("version", reference, [f"{name}:{each}" for each in (*known, *(f"v{number}" for number in versions))])

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 # %% ../../nbs/1_store/17_door.ipynb #377ac2f8
 from ..settings import StoreError, Workspace, open_workspace
-from .artifacts import ArtifactStore
 from .blobs import BlobStore
 from .catalog import Catalog
 from .runs import RunStore
+from .versions import ArtifactStore
 
 # %% ../../nbs/1_store/17_door.ipynb #b2e50e82
 @dataclass(frozen=True)

@@ -15,9 +15,8 @@ import sqlalchemy as sa
 # %% ../../nbs/1_store/17_lineage.ipynb #ddbb6be4
 from ..settings import NotFoundError
 from . import catalog as tables
-from .artifacts import ArtifactStore, resolve
 from .catalog import Catalog
-from .runs import RunStore
+from .versions import resolve
 
 # %% ../../nbs/1_store/17_lineage.ipynb #12c040cb
 @dataclass(frozen=True)
