@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from mlops_nb.experiments.runner import run_notebook
-from mlops_nb.settings import KernelError, NotebookError, ParameterError, open_workspace
+from mlops_nb.settings import KernelError, NotebookError, ParameterError, StoreError, open_workspace
 from mlops_nb.store.door import open_store
 from mlops_nb.store.journal import read_journal
 from mlops_nb.store.tracking import find_wandb_files, history_of, read_wandb_file
@@ -190,8 +190,10 @@ def test_refused_requests_leave_nothing_behind(store, tmp_path):
         run_notebook(store, notebook, parameters={"n": 1})
     with pytest.raises(KernelError):
         run_notebook(store, notebook, kernel_name="fortran")
-    with pytest.raises(NotebookError):
+    with pytest.raises(StoreError):
         run_notebook(store, notebook, tmp_path / "missing" / "out.ipynb")
+    with pytest.raises(KernelError):
+        run_notebook(store, notebook, cwd=tmp_path / "missing")
     assert store.runs.list() == [] and not store.workspace.runs_dir.exists()
 
 
