@@ -93,7 +93,7 @@ def objectives():
     "Check what the business wants."
 
 # %% ../nbs/9_interface/99_cli.ipynb #9f710824
-@objectives.command()
+@objectives.command(short_help="Check whether RUN meets the objectives.")
 @click.argument("run")
 @json_option
 @click.pass_context
@@ -144,7 +144,7 @@ def import_():
     "Take in runs that were made elsewhere."
 
 # %% ../nbs/9_interface/99_cli.ipynb #2d4fe553
-@import_.command()
+@import_.command(short_help="Take in offline W&B runs.")
 @click.argument("folder", metavar="DIR")
 @json_option
 def wandb(folder, as_json):

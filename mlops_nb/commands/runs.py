@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import click
 
 # %% ../../nbs/9_interface/98_runs.ipynb #8e0a02b5
-from .shared import find_store, json_option, page, print_json, show, up_to_now, wanted_metrics
+from .shared import Commands, find_store, json_option, page, print_json, show, up_to_now, wanted_metrics
 from ..settings import NotFoundError
 if TYPE_CHECKING: from mlops_nb.notebook_log import CellLog
 
 # %% ../../nbs/9_interface/98_runs.ipynb #c354b3e8
-@click.group()
+@click.group(cls=Commands)
 def runs():
     "List, show, compare and tidy runs."
 
@@ -64,7 +64,7 @@ def show_run(run, as_json):
     show(run_page(record, edges, store.runs.folder(record.id)))
 
 # %% ../../nbs/9_interface/98_runs.ipynb #a4652c27
-@runs.command("compare")
+@runs.command("compare", short_help="Show what differs between RUNs.")
 @click.argument("run", nargs=-1, required=True)
 @json_option
 def compare(run, as_json):
@@ -77,7 +77,7 @@ def compare(run, as_json):
     print_json(comparison.to_dict()) if as_json else show(comparison_view(comparison))
 
 # %% ../../nbs/9_interface/98_runs.ipynb #7ae9e031
-@runs.command("logs")
+@runs.command("logs", short_help="Print what the notebook of RUN printed.")
 @click.argument("run")
 @json_option
 def logs(run, as_json):
@@ -107,7 +107,7 @@ def _cell_parts(
     return ["", rule, *(Text.from_ansi(text) for text in (cell.text, cell.error) if text)]
 
 # %% ../../nbs/9_interface/98_runs.ipynb #4c7cea9a
-@runs.command("open")
+@runs.command("open", short_help="Open the executed notebook of RUN.")
 @click.argument("run")
 @click.option("--no-browser", is_flag=True, help="Only write the page and print where it is.")
 def open_run(run, no_browser):
@@ -126,7 +126,7 @@ def open_run(run, no_browser):
 @click.argument("tags", nargs=-1, required=True)
 @click.option("--remove", is_flag=True, help="Take the tags away.")
 def tag(run, tags, remove):
-    "Tag RUN."
+    "Tag RUN, or take tags away."
     store = find_store()
     record = store.runs.get(run)
     store.runs.tag(record.id, **{"remove" if remove else "add": tags})
