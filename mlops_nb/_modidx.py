@@ -965,6 +965,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'mlops_nb.wording.fit_pairs': ('9_interface/wording.html#fit_pairs', 'mlops_nb/wording.py'),
                                   'mlops_nb.wording.say_age': ('9_interface/wording.html#say_age', 'mlops_nb/wording.py'),
                                   'mlops_nb.wording.say_bytes': ('9_interface/wording.html#say_bytes', 'mlops_nb/wording.py'),
+                                  'mlops_nb.wording.say_count': ('9_interface/wording.html#say_count', 'mlops_nb/wording.py'),
                                   'mlops_nb.wording.say_duration': ('9_interface/wording.html#say_duration', 'mlops_nb/wording.py'),
                                   'mlops_nb.wording.say_path': ('9_interface/wording.html#say_path', 'mlops_nb/wording.py'),
                                   'mlops_nb.wording.say_status': ('9_interface/wording.html#say_status', 'mlops_nb/wording.py'),

@@ -29,7 +29,7 @@ from rich.table import Table
 from . import __version__
 from .settings import MlopsError, StoreError, Workspace, WorkspaceError, find_workspace
 from .store.door import Store, open_store
-from .wording import bare_table, say_bytes, say_status
+from .wording import bare_table, say_bytes, say_count, say_status
 
 # %% ../nbs/9_interface/93_doctor.ipynb #4b2157ff
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def check_catalog(store: Store) -> Finding:
     if path and not path.exists(): return Finding("catalog", "ok", "is made with the first run")
     counts = Counter(record.status for record in store.runs.list())
     shown = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-    return Finding("catalog", "ok", f"schema {REVISION}, {sum(counts.values())} runs" + (f": {shown}" if shown else ""))
+    return Finding("catalog", "ok", f"schema {REVISION}, {say_count(sum(counts.values()), 'run')}" + (f": {shown}" if shown else ""))
 
 # %% ../nbs/9_interface/93_doctor.ipynb #4f40ba27
 def check_wandb(workspace: Workspace) -> Finding:
@@ -152,7 +152,8 @@ def check_journals(store: Store) -> Finding:
     lacking = [record.id for record in incomplete_runs(store)]
     if not lacking: return Finding("W&B files", "ok", "hold all that the runs logged")
     shown = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} more" if len(lacking) > 5 else "")
-    return Finding("W&B files", "warn", f"lack rows of {len(lacking)} runs: {shown}; their journals have them", "mlops-nb doctor --fix")
+    message = f"lack rows of {say_count(len(lacking), 'run')}: {shown}; the journals have them"
+    return Finding("W&B files", "warn", message, "mlops-nb doctor --fix")
 
 # %% ../nbs/9_interface/93_doctor.ipynb #c697fb7b
 def check_objectives_file(workspace: Workspace) -> Finding:

@@ -36,7 +36,8 @@ def leading_metrics(
     "The metrics by which a run is told from others"
     numbers = {name: value for name, value in (metrics or {}).items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
     chosen = [name for name in first if name in numbers]
-    others = [name for name in reversed(numbers) if name not in _COUNTERS and not name.endswith(("_lower", "_upper"))]
+    def matters(name): return name not in _COUNTERS and not name.startswith(("_", "system/")) and not name.endswith(("_lower", "_upper"))
+    others = filter(matters, reversed(numbers))
     return {name: numbers[name] for name in dict.fromkeys([*chosen, *others])}
 
 # %% ../nbs/9_interface/92_report.ipynb #be2c3f61

@@ -103,7 +103,7 @@ def test_work_of_children_that_are_over_counts(child, tmp_path):
     meter = Meter(shell.pid)
     assert meter.sample()["cpu_percent"] is None
     write = f"import os; file = open({str(tmp_path/'data.bin')!r}, 'wb'); file.write(bytes(8 << 20)); os.fsync(file.fileno())"
-    shell.stdin.write(f"{sys.executable} -c '{SPENDS}' 0.2; {sys.executable} -c \"{write}\"; echo done\n".encode()); shell.stdin.flush()
+    shell.stdin.write(f"'{sys.executable}' -c '{SPENDS}' 0.2; '{sys.executable}' -c \"{write}\"; echo done\n".encode()); shell.stdin.flush()
     assert shell.stdout.readline() == b"done\n"
     sample = meter.sample()
     assert sample["processes"] == 1

@@ -41,7 +41,7 @@ class Artifact:
     created_at: float # seconds since 1970, UTC
     wandb_digest: str | None = None # what W&B calls the same content
     row_id: int = field(default=0, repr=False) # in the catalog
-    store: "ArtifactStore" = field(default=None, repr=False, compare=False)
+    store: object = field(default=None, repr=False, compare=False) # the `ArtifactStore` that lays the files out
 
     @property
     def reference(self) -> str:

@@ -119,7 +119,8 @@ class Run(RunLife):
         if not isinstance(data, Mapping): raise TypeError(f"run.log takes a dictionary such as {{'loss': 0.1}}, not {type(data).__name__}")
         with self._lock:
             step = self._step if step is None else int(step)
-            if step < self._step - 1: logger.warning("step %d comes after step %d: the journal keeps the row, W&B drops it", step, self._step - 1)
+            if step < self._step - 1:
+                logger.warning("step %d comes after step %d: the journal keeps the row, W&B drops it", step, self._step - 1)
             self._step = max(self._step, step + 1)
             now = time.time()
             self._journal.append({"_step": step, "_timestamp": now, **data})
