@@ -134,7 +134,9 @@ def lab(arguments):
     or --port=8899.
     """
     root = open_workspace().root
-    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={root}", *arguments]
+    options = ["--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={root}"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0: options.append("--allow-root") # as in most containers; loopback and a token remain
+    command = [sys.executable, "-m", "jupyterlab", *options, *arguments]
     os.chdir(root)
     os.execve(sys.executable, command, {**os.environ, "MLOPS_NB_WORKSPACE": str(root)})
 

@@ -178,7 +178,8 @@ def sum_up(
 ) -> dict: # columns of its record
     "What a run's journal and hardware samples sum up to"
     rows = read_journal(folder / "journal.jsonl")
-    return {"metrics": summarize(rows), "journal_rows": sum("_summary" not in row for row in rows),
+    metrics = {key: value for key, value in summarize(rows).items() if not isinstance(value, dict)} # without W&B's media
+    return {"metrics": metrics, "journal_rows": sum("_summary" not in row for row in rows),
             "hardware": summarize_hardware(read_samples(folder / "system.jsonl"))}
 
 # %% ../../nbs/1_store/15_runs.ipynb #4c9cb351
@@ -206,16 +207,16 @@ class RunStore(RunWriter):
             return _read_records(connection, query, self.root.parent)
 
     def get(self,
-        reference: str, # an id, the beginning of one, `latest`, or a name that only one run has
+        reference: str, # an id, a name (its newest run), `latest`, or the beginning of an id
     ) -> RunRecord:
         "One run. Raises `NotFoundError` with the nearest ids and names"
         settle(self)
         with self.catalog.read() as connection:
             found = _read_records(connection, _matching(reference), self.root.parent)
-            if len(found) == 1 or found and found[0].id == reference: return found[0]
+            if len(found) == 1 or found and reference in (found[0].id, found[0].name): return found[0]
             known = [each for pair in connection.execute(sa.select(tables.runs.c.id, tables.runs.c.name)) for each in pair]
         if found: raise NotFoundError("single run", reference, [f"{each.id} ({each.name})" for each in found])
-        raise NotFoundError("run", reference, ["latest", *known])
+        raise NotFoundError("run", reference, ["latest", *known] if known else [])
 
     def annotate(self, run_id: str, note: str) -> None:
         "Write a note on a run; an empty one removes it"
@@ -256,11 +257,12 @@ def _add_tags(connection, run_id, wanted):
 
 # %% ../../nbs/1_store/15_runs.ipynb #1252572c
 def _matching(reference):
-    "The query for what a person may call a run; an exact id comes first."
+    "The query for what a person may call a run: an exact id first, then names, then beginnings of ids; the newest first."
     newest = sa.select(tables.runs).order_by(tables.runs.c.created_at.desc())
     if reference == "latest": return newest.limit(1)
     named = (tables.runs.c.id.startswith(reference, autoescape=True)) | (tables.runs.c.name == reference)
-    return newest.where(named).order_by(None).order_by((tables.runs.c.id != reference), tables.runs.c.created_at.desc())
+    exact = (tables.runs.c.id != reference), (tables.runs.c.name != reference)
+    return newest.where(named).order_by(None).order_by(*exact, tables.runs.c.created_at.desc())
 
 # %% ../../nbs/1_store/15_runs.ipynb #ebfbbb37
 def _is_gone(record):

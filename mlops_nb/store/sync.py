@@ -101,8 +101,9 @@ def _write_journal(store, run_id, records):
     summary = {}
     for record in records: summary |= record.get("summary", {}).get("update", {})
     logged = {key for row in history for key in row}
+    own = [key for key in summary if key not in logged and not key.startswith(("_", "system/", "mlops_nb/"))]
     for row in history: journal.append(from_jsonable(row))
-    journal.append({"_summary": from_jsonable({key: value for key, value in summary.items() if key not in logged and key[0] != "_"})})
+    journal.append({"_summary": {key: from_jsonable(summary[key]) for key in own}})
     journal.close()
 
 # %% ../../nbs/1_store/18_sync.ipynb #97ebfc73
