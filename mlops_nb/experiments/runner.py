@@ -28,7 +28,7 @@ def default_parameters(
     notebook, # as `load_notebook` returns it
 ) -> dict: # name -> value, of those that are literals
     "The defaults in the cell tagged `parameters`"
-    source = "\n".join(cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    source = next((cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])), "")
     try: statements = ast.parse(source).body
     except SyntaxError: return {}
     found = {}

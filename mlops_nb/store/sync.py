@@ -97,7 +97,9 @@ def refill_apart(
 # %% ../../nbs/1_store/18_sync.ipynb #e71f1a6e
 def _write_journal(store, run_id, records):
     "The journal of a run that W&B alone has tracked."
-    journal, history = Journal(store.runs.folder(run_id) / "journal.jsonl"), history_of(records)
+    path, history = store.runs.folder(run_id) / "journal.jsonl", history_of(records)
+    path.unlink(missing_ok=True) # of an import that was killed half-way
+    journal = Journal(path)
     summary = {}
     for record in records: summary |= record.get("summary", {}).get("update", {})
     logged = {key for row in history for key in row}
