@@ -57,7 +57,7 @@ def _parse_yaml(text, source):
 
 # %% ../../nbs/5_experiments/51_parameters.ipynb #43f2c384
 def _decode(text):
-    try: return base64.b64decode(text, validate=True)
+    try: return base64.b64decode("".join(text.split()), validate=True)
     except ValueError as problem: raise ParameterError(f"-b {text!r} is not base64: {problem}") from problem
 
 # %% ../../nbs/5_experiments/51_parameters.ipynb #79064c1c
