@@ -70,6 +70,19 @@ def test_runs_are_kept_found_and_deleted(runs):
     assert [each.name for each in runs.list()] == ["100%_second"]
 
 
+def test_odd_values_come_back_and_spoil_nothing(runs):
+    odd = {"nan": float("nan"), "inf": float("-inf"), "text": "caf\udce9 \0", "nested": {"ข": [1.5, None]}}
+    run = runs.create(project="p", name="caf\udce9", parameters=odd)
+    runs.finish(run.id, "failed", error={"message": "caf\udce9"}, metrics=odd)
+    [record] = runs.list()
+    assert record.metrics["nan"] != record.metrics["nan"] and record.metrics["inf"] == float("-inf")
+    assert record.parameters["nested"] == {"ข": [1.5, None]} and record.name.startswith("caf")
+
+
+def test_long_foreign_ids_are_kept(runs):
+    assert runs.create(project="p", name="n", id="my-resnet50-run-2024-01").id == runs.get("my-resnet50").id
+
+
 def test_only_one_process_claims_a_run(runs):
     run = runs.create(project="p", name="n")
     assert runs.claim(run.id).id == run.id

@@ -109,6 +109,22 @@ def test_a_failed_step_is_never_reused(store, tmp_path):
     assert run(store)[0] == ["unchanged", "finished"]
 
 
+def test_a_second_run_of_a_notebook_belongs_to_the_group(store, tmp_path):
+    begin = "from mlops_nb import start_run\nstart_run()\nsecond = start_run('second')\n"
+    write(tmp_path / "prepare.ipynb", "number = 20", begin + PREPARE.replace("run = start_run()", "run = second"))
+    assert run(store, number=1) == (["finished", "finished"], 2)
+    assert run(store, number=100) == (["finished", "finished"], 200)
+    assert run(store, number=1, factor=5) == (["unchanged", "finished"], 5)  # not the other group's 100
+    assert len(store.runs.list(group_id=store.runs.get("latest").group_id)) == 3
+
+
+def test_every_way_to_name_an_input_counts(store, tmp_path):
+    pinned = TRAIN + "\nrun.use_artifact('number:v0')"
+    write(tmp_path / "train.ipynb", "factor = 2", pinned)
+    assert run(store)[0] == ["finished", "finished"]
+    assert run(store, number=30)[0] == ["finished", "finished"]  # `latest` moved, `v0` did not
+
+
 def test_two_groups_at_once_never_mix(store, tmp_path):
     write(tmp_path / "train.ipynb", "factor = 2", "import time\ntime.sleep(2)", TRAIN)
     results = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops_nb.settings import ArtifactError, NotFoundError, open_workspace
+from mlops_nb.settings import ArtifactError, NotFoundError, TrackingError, open_workspace
 from mlops_nb.store.door import open_store
 from mlops_nb.store.journal import read_journal
 from mlops_nb.store.session import start_run
@@ -277,3 +277,121 @@ def test_a_restarted_kernel_leaves_a_settled_record(store, tmp_path):
         client.stop_channels()
         manager.shutdown_kernel()
     assert store.runs.get("b").status == "finished"
+
+
+def test_how_a_script_ends_is_how_its_run_ends(store, tmp_path):
+    start = "import os, signal, sys\nfrom mlops_nb import start_run\nrun = start_run('{}')\nrun.log({{'loss': 1.0}})\n"
+    for name, end in (("good", "sys.exit(0)"), ("bad", "sys.exit(3)"), ("stopped", "raise KeyboardInterrupt"), ("said", "run.finish(1)")):
+        run_script(tmp_path, start.format(name) + end, WANDB_MODE="disabled")
+    statuses = {each.name: each.status for each in store.runs.list()}
+    assert statuses == {"good": "finished", "bad": "failed", "stopped": "cancelled", "said": "failed"}
+
+
+def test_online_without_a_key_goes_on_offline_and_never_asks(store, tmp_path):
+    import pty
+
+    script = tmp_path / "script.py"
+    script.write_text("from mlops_nb import start_run\nwith start_run('train') as run: run.log({'loss': 0.5})\n")
+    terminal, stdin = pty.openpty()  # W&B asks for a key where a person could answer
+    try:
+        environ = {**os.environ, "WANDB_MODE": "online", "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+        command = [sys.executable, str(script)]
+        done = subprocess.run(command, cwd=tmp_path, stdin=stdin, capture_output=True, text=True, timeout=90, env=environ)
+    finally:
+        os.close(terminal)
+        os.close(stdin)
+    assert done.returncode == 0 and "kept offline" in done.stderr
+    [record] = store.runs.list()
+    assert (record.status, record.wandb_state, [row["loss"] for row in history(record)]) == ("finished", "complete", [0.5])
+
+
+def test_the_users_own_wandb_run_is_left_alone(store, tmp_path):
+    done = run_script(tmp_path, """
+        import wandb
+        own = wandb.init(project="mine", id="mineabc1", mode="offline")
+        own.log({"a": 1})
+        from mlops_nb import start_run
+        with start_run("train") as run:
+            run.log({"loss": 0.5})
+        own.log({"a": 2})
+        own.finish()
+        """)
+    assert done.returncode == 0, done.stderr
+    [record] = store.runs.list()
+    assert (record.wandb_state, [row["loss"] for row in history(record)]) == ("complete", [0.5])
+    [own] = [each for each in find_wandb_files(tmp_path / "wandb") if "mineabc1" in each.name]
+    assert [row["a"] for row in history_of(read_wandb_file(own))] == [1, 2]
+
+
+def test_a_forked_child_has_a_run_of_its_own(store, tmp_path):
+    done = run_script(tmp_path, """
+        import multiprocessing
+        from mlops_nb import start_run
+        run = start_run("parent")
+        run.log({"loss": 1.0})
+        def work():
+            with start_run("child") as child:
+                child.log({"loss": 0.25})
+        process = multiprocessing.get_context("fork").Process(target=work)
+        process.start()
+        process.join()
+        run.log({"loss": 0.5})
+        run.finish()
+        """)
+    assert done.returncode == 0, done.stderr
+    found = {each.name: (each.status, each.wandb_state, [row["loss"] for row in history(each)]) for each in store.runs.list()}
+    assert found == {"parent": ("finished", "complete", [1.0, 0.5]), "child": ("finished", "complete", [0.25])}
+
+
+def test_a_finished_run_takes_no_more(store):
+    with start_run("train", workspace=store.workspace) as run:
+        run.log({"loss": 0.5})
+    calls = (run.log, {"loss": 0.1}), (run.summary.update, {"a": 1}), (run.config.update, {"a": 1}), (run.use_artifact, "x")
+    for late in (lambda call=call, argument=argument: call(argument) for call, argument in calls):
+        with pytest.raises(TrackingError, match="begin another with start_run"):
+            late()
+    run.finish()
+    with start_run("other", workspace=store.workspace) as run, pytest.raises(TrackingError, match="ends as finished"):
+        run.finish(status="done")
+
+
+def test_an_interrupted_finish_can_be_repeated(store, monkeypatch):
+    run = start_run("train", workspace=store.workspace)
+    run.log({"loss": 0.5})
+    finish = run._wandb.finish
+
+    def interrupted(exit_code):
+        monkeypatch.setattr(run._wandb, "finish", finish)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run._wandb, "finish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run.finish()
+    assert store.runs.get(run.id).status == "finished"
+    run.finish()
+    assert store.runs.get(run.id).wandb_state == "complete"
+
+
+def test_values_that_wandb_refuses_do_not_end_its_run(store, tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    with start_run("odd", workspace=store.workspace, tags="base") as run:
+        run.log({1: 0.5, "object": object()})
+        run.log({"val": {"loss": 0.3}})
+        many = {f"key{number}": number for number in range(150)}
+        assert run.log_artifact(tmp_path / "a.txt", name="many", aliases="best", metadata=many).aliases == ("best", "latest")
+        run.log({"loss": 0.1})
+    record = store.runs.get(run.id)
+    assert (record.wandb_state, record.tags, record.metrics["loss"], record.metrics["val.loss"]) == ("complete", ("base",), 0.1, 0.3)
+    assert history(record)[-1]["loss"] == 0.1
+
+
+def test_config_and_summary_take_what_wandb_takes(store):
+    from argparse import Namespace
+
+    with start_run("train", workspace=store.workspace, config={"rate": 0.1}) as run:
+        run.config.update(Namespace(epochs=3))
+        run.config.setdefault("seed", 7)
+        run.summary |= {"recall": 0.9}
+        assert (run.config.rate, run.config["epochs"], dict(run.summary)) == (0.1, 3, {"recall": 0.9})
+    record = store.runs.get(run.id)
+    assert (record.parameters, record.metrics) == ({"rate": 0.1, "epochs": 3, "seed": 7}, {"recall": 0.9})

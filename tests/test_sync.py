@@ -53,8 +53,11 @@ def test_foreign_runs_are_taken_in_once(store, tmp_path):
     rows = [row["loss"] for row in read_journal(store.runs.folder(first.id) / "journal.jsonl") if "loss" in row]
     assert rows == [1, 0.5, 1 / 3, 0.25, 0.2]
     assert import_wandb(store, tmp_path / "wandb") == []
+    files = sorted(tmp_path.glob("wandb/*/*.wandb"))
+    assert refill(store, second.id) == "complete"
     store.runs.delete(first.id)
-    assert list(tmp_path.glob("wandb/*/*.wandb")) != []  # foreign files are not ours to delete
+    store.runs.delete(second.id)
+    assert sorted(tmp_path.glob("wandb/*/*.wandb")) == files and len(files) >= 2  # foreign files are not ours to move or delete
 
 
 def test_a_foreign_run_that_was_killed_is_taken_in_as_killed(store, tmp_path):

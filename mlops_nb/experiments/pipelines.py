@@ -59,7 +59,8 @@ def find_reusable(
 # %% ../../nbs/5_experiments/56_pipelines.ipynb #cd5de103
 def _still_true(store, connection, run_id, group_id):
     "Whether a run's references mean the same now, and what it logged is still there."
-    edges = connection.execute(sa.select(tables.edges).where(tables.edges.c.run_id == run_id)).all()
+    begun = sa.select(tables.runs.c.id).where((tables.runs.c.id == run_id) | (tables.runs.c.parent_id == run_id))
+    edges = connection.execute(sa.select(tables.edges).where(tables.edges.c.run_id.in_(begun))).all()
     for edge in edges:
         try: means = resolve(connection, edge.requested, group_id) if edge.relation == "used" else edge.artifact_id
         except NotFoundError: return False

@@ -46,7 +46,8 @@ def kernel_environ(
     notebook: Path,
 ) -> dict[str, str]: # the whole environment of the kernel
     "The environment in which a notebook's kernel runs"
-    own = {"MLOPS_NB_RUN": record.id, "MLOPS_NB_WORKSPACE": str(store.workspace.root), "MLOPS_NB_GROUP": record.group_id or ""}
+    own = {"MLOPS_NB_RUN": record.id, "MLOPS_NB_WORKSPACE": str(store.workspace.root), "MLOPS_NB_GROUP": record.group_id or "",
+           "JPY_SESSION_NAME": str(notebook)}
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_SERVICE")}
     return inherited | wandb_environ(store.workspace, record.id, record.name, notebook) | own
 

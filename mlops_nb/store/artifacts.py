@@ -112,6 +112,7 @@ def list_files(
     if path.is_file(): return {path.name: path}
     if not path.is_dir(): raise ArtifactError(f"{str(path)!r} does not exist: give a file or a folder")
     found = {each.relative_to(path).as_posix(): each for each in sorted(path.rglob("*")) if each.is_file()}
+    found = {name: each for name, each in found.items() if ".mlops" not in PurePosixPath(name).parts} # a workspace without its store
     for each in found.values():
         if not each.resolve().is_relative_to(path.resolve()):
             raise ArtifactError(f"{each} is a link out of {path}: copy the file into the folder")
@@ -132,6 +133,8 @@ def check_entry(
 ) -> str: # the same
     "Refuse a path that would lead out of the artifact's folder"
     parts = PurePosixPath(path).parts
+    if any("\ud800" <= each <= "\udfff" for each in path):
+        raise ArtifactError(f"path {path!r} inside an artifact is not UTF-8: rename the file")
     if not parts or PurePosixPath(path).is_absolute() or ".." in parts or "\\" in path:
         raise ArtifactError(f"path {path!r} inside an artifact: relative, with forward slashes, without '..'")
     return path

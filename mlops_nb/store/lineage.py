@@ -73,6 +73,15 @@ class Lineage:
         return "\n".join(["| | | |", "|---|---|---|", *rows])
 
 # %% ../../nbs/1_store/17_lineage.ipynb #51aa9bf0
+def _select_in(connection, wanted, column, values, condition=None):
+    "Rows of `wanted` where `column` has one of `values`, in batches: databases limit how many values a list may have."
+    values, rows = sorted(values), []
+    for start in range(0, len(values), 10_000):
+        query = sa.select(wanted).where(column.in_(values[start:start + 10_000]))
+        rows += connection.execute(query if condition is None else query.where(condition)).all()
+    return rows
+
+# %% ../../nbs/1_store/17_lineage.ipynb #e3f188ee
 def _walk(connection, run_ids, artifact_ids, upstream):
     "Ids of all runs and artifacts that can be reached in one direction: (runs, artifacts)."
     into_run, into_artifact = ("logged", "used") if upstream else ("used", "logged")
@@ -80,10 +89,9 @@ def _walk(connection, run_ids, artifact_ids, upstream):
     new_runs, new_artifacts = set(runs), set(artifacts)
     edges = tables.edges.c
     while new_runs or new_artifacts:
-        from_artifacts = sa.select(edges.run_id).where(edges.artifact_id.in_(new_artifacts) & (edges.relation == into_run))
-        from_runs = sa.select(edges.artifact_id).where(edges.run_id.in_(new_runs) & (edges.relation == into_artifact))
-        new_runs, new_artifacts = (set(connection.execute(from_artifacts).scalars()) - runs,
-                                   set(connection.execute(from_runs).scalars()) - artifacts)
+        found = _select_in(connection, edges.run_id, edges.artifact_id, new_artifacts, edges.relation == into_run)
+        reached = _select_in(connection, edges.artifact_id, edges.run_id, new_runs, edges.relation == into_artifact)
+        new_runs, new_artifacts = {row[0] for row in found} - runs, {row[0] for row in reached} - artifacts
         runs, artifacts = runs | new_runs, artifacts | new_artifacts
     return runs, artifacts
 
@@ -139,10 +147,9 @@ def trace(
         start = _start(connection, reference)
         walked = [_walk(connection, *start, way == "upstream") for way in ("upstream", "downstream") if direction in ("both", way)]
         run_ids, rows = set().union(*(each[0] for each in walked)), set().union(*(each[1] for each in walked))
-        def read(table, condition, order): return connection.execute(sa.select(table).where(condition).order_by(order)).all()
-        runs = read(tables.runs, tables.runs.c.id.in_(run_ids), tables.runs.c.created_at)
-        artifacts = read(tables.artifacts, tables.artifacts.c.id.in_(rows), tables.artifacts.c.id)
-        links = read(tables.edges, tables.edges.c.run_id.in_(run_ids) & tables.edges.c.artifact_id.in_(rows), tables.edges.c.created_at)
+        runs = sorted(_select_in(connection, tables.runs, tables.runs.c.id, run_ids), key=lambda row: row.created_at)
+        artifacts = sorted(_select_in(connection, tables.artifacts, tables.artifacts.c.id, rows), key=lambda row: row.id)
+        links = sorted(_select_in(connection, tables.edges, tables.edges.c.run_id, run_ids), key=lambda row: row.created_at)
     return _assemble(start, runs, artifacts, links)
 
 # %% ../../nbs/1_store/17_lineage.ipynb #5f3ddd15
@@ -155,7 +162,7 @@ def _assemble(start, runs, artifacts, links):
         own_nodes, own_edges = _run_nodes(row)
         nodes |= {node.id: node for node in own_nodes}
         edges += own_edges
-    for link in links:
+    for link in [each for each in links if each.artifact_id in names]:
         pair = (f"run/{link.run_id}", names[link.artifact_id])
         edges.append(Edge(*pair, "used") if link.relation == "used" else Edge(*reversed(pair), "generated_by"))
     root = names[next(iter(start[1]))] if start[1] else f"run/{next(iter(start[0]))}"

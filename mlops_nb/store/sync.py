@@ -18,7 +18,7 @@ from pathlib import Path
 from ..settings import MlopsError, TrackingError
 from .door import Store
 from .journal import Journal, from_jsonable, read_journal
-from .runs import LIVE, RunRecord, new_id, sum_up
+from .runs import LIVE, RunRecord, is_inside, new_id, sum_up
 from .system import read_samples
 from .tracking import WandbRun, find_wandb_files, history_of, read_wandb_file
 
@@ -26,6 +26,11 @@ from .tracking import WandbRun, find_wandb_files, history_of, read_wandb_file
 log = logging.getLogger(__name__)
 
 # %% ../../nbs/1_store/18_sync.ipynb #fdc39289
+def _is_media(value):
+    "Whether the journal holds a description in place of W&B's media."
+    return isinstance(value, dict) and "_type" in value
+
+# %% ../../nbs/1_store/18_sync.ipynb #86b5ebd6
 def _rows_for_wandb(
     folder: Path, # of a run
 ):
@@ -36,7 +41,7 @@ def _rows_for_wandb(
         def named(sample): return {f"system/{key}": value for key, value in sample.items() if isinstance(value, (int, float))}
         rows = [{"_timestamp": each["timestamp"], **named(each)} for each in samples]
     for index, row in enumerate(rows):
-        kept = {key: value for key, value in row.items() if key not in ("_step", "_runtime") and not isinstance(value, dict)}
+        kept = {key: value for key, value in row.items() if key not in ("_step", "_runtime") and not _is_media(value)}
         yield kept, row.get("_step", index)
 
 # %% ../../nbs/1_store/18_sync.ipynb #3f5a5148
@@ -70,7 +75,7 @@ def refill(
 def _set_aside(store, record):
     "Move a run's unfinished W&B folder out of the way; its new .wandb path, or None where there was none."
     old = record.wandb_path and Path(record.wandb_path)
-    if not old or not old.parent.is_dir() or not old.is_relative_to(store.workspace.store_dir): return None
+    if not old or not old.parent.is_dir() or not is_inside(old, store.workspace.store_dir): return None
     target = store.workspace.store_dir / "wandb-replaced" / f"{old.parent.name}-{new_id()}"
     target.parent.mkdir(parents=True, exist_ok=True)
     old.parent.rename(target)
@@ -89,10 +94,12 @@ def refill_apart(
     "Refill in a process of its own, and wait for it"
     code = "import sys; from mlops_nb.store import door, sync; sync.refill(door.open_store(), sys.argv[1])"
     environ = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_SERVICE")}
-    done = subprocess.run([sys.executable, "-c", code, run_id], capture_output=True, text=True, timeout=300,
-                          env={**environ, "MLOPS_NB_WORKSPACE": str(store.workspace.root)})
-    if done.returncode:
-        log.warning("W&B could not be refilled for run %s; try again with: mlops-nb doctor --fix\n%s", run_id, done.stderr.strip())
+    try:
+        subprocess.run([sys.executable, "-P", "-c", code, run_id], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True,
+                       timeout=300, env={**environ, "MLOPS_NB_WORKSPACE": str(store.workspace.root)})
+    except (subprocess.SubprocessError, OSError) as error:
+        reason = (getattr(error, "stderr", None) or str(error)).strip()
+        log.warning("W&B could not be refilled for run %s; try again with: mlops-nb doctor --fix\n%s", run_id, reason)
 
 # %% ../../nbs/1_store/18_sync.ipynb #e71f1a6e
 def _write_journal(store, run_id, records):
@@ -128,7 +135,7 @@ def _foreign_values(records, path):
     history = history_of(records)
     started = _seconds(run.get("start_time")) or path.stat().st_mtime
     ended = max([row["_timestamp"] for row in history if "_timestamp" in row] + [started])
-    exit_code = next((record["exit"].get("exit_code", 0) for record in records if record["type"] == "exit"), None)
+    exit_code = next((record["exit"].get("exit_code", 0) for record in reversed(records) if record["type"] == "exit"), None)
     status = "killed" if exit_code is None else "failed" if exit_code else "finished"
     name = run.get("display_name") or run["run_id"]
     return {"id": run["run_id"], "project": run.get("project") or "uncategorized", "name": name, "status": status, "parameters": config,
@@ -144,21 +151,19 @@ def import_wandb(
     paths = find_wandb_files(Path(folder))
     if not paths:
         raise TrackingError(f"no W&B run files (*.wandb) in {str(folder)!r}: give a `wandb` folder, a run's folder or a .wandb file")
-    known, added = {record.id for record in store.runs.list()}, []
+    known, found = {record.id for record in store.runs.list()}, {}
     for path in paths:
         records = read_wandb_file(path)
-        if not _first(records, "run"):
-            log.warning("%s holds no run: W&B was killed before it wrote anything", path)
-            continue
-        values, ended = _foreign_values(records, path)
-        if values["id"] in known: continue
-        _import_one(store, values, ended, records, path)
-        known.add(values["id"]); added.append(values["id"])
-    return [store.runs.get(each) for each in added]
+        if run := _first(records, "run"): found.setdefault(run["run_id"], []).append((path, records)) # a resumed run has several files
+        else: log.warning("%s holds no run: W&B was killed before it wrote anything", path)
+    new = [run_id for run_id in found if run_id not in known]
+    for run_id in new: _import_one(store, found[run_id][-1][0], [record for _, records in found[run_id] for record in records])
+    return [store.runs.get(run_id) for run_id in new]
 
 # %% ../../nbs/1_store/18_sync.ipynb #3282763a
-def _import_one(store, values, ended, records, path):
+def _import_one(store, path, records):
     "Write the journal, then the record, of one foreign run."
+    values, ended = _foreign_values(records, path)
     _write_journal(store, values["id"], records)
     status = values.pop("status")
     store.runs.create(**values, status="queued")

@@ -19,7 +19,7 @@ def _make_runs():
     text, number = sa.Text, sa.Float
     op.create_table(
         "runs",
-        sa.Column("id", sa.String(16), primary_key=True),
+        sa.Column("id", text, primary_key=True),
         *[sa.Column(name, text, nullable=False) for name in ("project", "name")],
         *[sa.Column(name, text) for name in ("notebook", "notebook_digest", "notebook_blob")],
         sa.Column("status", text, nullable=False, index=True),
@@ -37,7 +37,7 @@ def _make_runs():
         "environments", sa.Column("digest", text, primary_key=True), sa.Column("python", text, nullable=False),
         sa.Column("platform", text, nullable=False), sa.Column("packages", sa.JSON, nullable=False))
     op.create_table(
-        "tags", sa.Column("run_id", sa.String(16), sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+        "tags", sa.Column("run_id", sa.Text, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("tag", text, primary_key=True, index=True))
 
 # %% ../../../../nbs/1_store/migrations/10_0001_initial.ipynb #660728df
@@ -50,7 +50,7 @@ def _make_groups():
         "group_runs",
         sa.Column("group_id", sa.String(16), sa.ForeignKey("groups.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("step", sa.Text, primary_key=True),
-        sa.Column("run_id", sa.String(16), sa.ForeignKey("runs.id", ondelete="CASCADE"), nullable=False, index=True),
+        sa.Column("run_id", sa.Text, sa.ForeignKey("runs.id", ondelete="CASCADE"), nullable=False, index=True),
         sa.Column("reused", sa.Boolean, nullable=False), sa.Column("added_at", sa.Float, nullable=False))
 
 # %% ../../../../nbs/1_store/migrations/10_0001_initial.ipynb #9cf62c4e
@@ -79,9 +79,9 @@ def _make_edges():
     "Which run used or logged which artifact version."
     op.create_table(
         "edges",
-        sa.Column("run_id", sa.String(16), sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("run_id", sa.Text, sa.ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("artifact_id", sa.Integer, sa.ForeignKey("artifacts.id", ondelete="CASCADE"), primary_key=True, index=True),
-        sa.Column("relation", sa.Text, primary_key=True), sa.Column("requested", sa.Text),
+        sa.Column("relation", sa.Text, primary_key=True), sa.Column("requested", sa.Text, primary_key=True),
         sa.Column("created_at", sa.Float, nullable=False))
 
 # %% ../../../../nbs/1_store/migrations/10_0001_initial.ipynb #c688a852
