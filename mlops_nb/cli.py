@@ -34,6 +34,8 @@ def main():
       mlops-nb runs list            what was recorded
     """
     set_up_logging()
+    for stream in (sys.stdout, sys.stderr): # an old terminal shows a question mark where it lacks a letter
+        if hasattr(stream, "reconfigure"): stream.reconfigure(errors="replace")
 
 # %% ../nbs/9_interface/99_cli.ipynb #49ad2687
 NEXT = (("mlops-nb run", "run all notebooks, in order"), ("mlops-nb runs list", "see what was recorded"),
@@ -94,15 +96,17 @@ def objectives():
 
 # %% ../nbs/9_interface/99_cli.ipynb #9f710824
 @objectives.command(short_help="Check whether RUN meets the objectives.")
-@click.argument("run")
+@click.argument("run", default="latest", metavar="[RUN or GROUP]")
 @json_option
 @click.pass_context
 def check(ctx, run, as_json):
-    "Check whether RUN and the runs around it meet the objectives; exit status 1 where they do not."
-    from mlops_nb.evaluation.measurements import check_run
+    """Check whether RUN and the runs around it, or a GROUP, meet the objectives; exit status 1 where they do not.
 
-    store = find_store()
-    found = check_run(store, store.runs.get(run))
+    A group is an execution of the pipeline. The default is the latest group or run.
+    """
+    from mlops_nb.evaluation import measurements
+
+    found = measurements.check(find_store(), run)
     if as_json: print_json(found.to_dict())
     else:
         from mlops_nb.report import objectives_table

@@ -22,6 +22,7 @@ from rich.table import Table
 from rich.text import Text
 
 # %% ../nbs/9_interface/92_report.ipynb #085626f7
+from .objectives import Cost
 from .store.runs import LIVE, RunRecord
 from .wording import bare_table, fit_pairs, say_age, say_bytes, say_duration, say_path, say_status, say_value, shorten
 
@@ -151,7 +152,8 @@ def say_hardware(
     gpus = [(f"gpu {index}", both(f"gpu_{index}_utilization_percent", "{:.0f} %".format)) for index in range(len(names))]
     return [("machine", ", ".join(filter(None, [host.get("hostname"), host.get("cpu_model"), *names]))),
             ("cpu", both("cpu_percent", "{:.0f} %".format)), ("memory", both("memory_bytes", say_bytes)), *gpus,
-            ("disk", total("disk_read_bytes", "disk_written_bytes")), ("network", total("network_received_bytes", "network_sent_bytes"))]
+            ("disk", total("disk_read_bytes", "disk_written_bytes")), 
+            ("host network", total("network_received_bytes", "network_sent_bytes"))]
 
 # %% ../nbs/9_interface/92_report.ipynb #ba2b587b
 def values_table(
@@ -220,6 +222,10 @@ def objectives_table(
         shown = "" if each.value is None else f"{say_value(each.value, apart_from=each.threshold)} {each.objective.unit}".rstrip()
         basis, cost = "" if each.value is None else each.basis, str(each.cost) if each.cost.amount else ""
         table.add_row(each.objective.name, each.objective.requirement, shown, basis, say_status(each.status), cost)
+    missed = [each for each in check.report.checks if each.status == "missed" and each.objective.role == "target"]
+    for goal in {each.goal.name: each.goal for each in missed}.values():
+        cost = Cost(goal.cost_of_missing, goal.currency)
+        if cost.amount: table.add_row(f"goal {goal.name}", "", "", "", say_status("missed"), str(cost))
     measured = {run.id: run for run in check.measured_by if run}.values()
     where = ", ".join(f"{run.name} ({run.id})" for run in measured)
     message = Text(f"{check.message}.", style="green" if check.passed else "red")

@@ -563,3 +563,34 @@ def test_lab_listens_on_this_computer_only_and_asks_for_a_token(workspace):
     finally:
         process.terminate()
         process.communicate(timeout=30)
+
+
+def test_the_check_after_a_pipeline_judges_what_it_showed(workspace):
+    write_notebook(workspace / "train.ipynb", "depth = 5", "from mlops_nb import start_run\nrun = start_run()\nrun.log({'recall': depth / 5.5})")
+    (workspace / "pipeline.toml").write_text('[[step]]\nname = "evaluate"\nnotebook = "train.ipynb"\n')
+    (workspace / "objectives.toml").write_text(GOAL)
+    assert call("run").exit_code == 0 and call("objectives", "check").exit_code == 0
+    bad = json.loads(call("run", "-p", "depth", "1", "--json").stdout)["group"]
+    assert call("objectives", "check", "latest").exit_code == 1
+    assert "unchanged" in call("run").output and call("objectives", "check").exit_code == 0  # the good run is borrowed
+    assert call("objectives", "check", bad).exit_code == 1
+    assert call("run", "-p", "depth", "1").exit_code == 0 and call("objectives", "check").exit_code == 1
+
+
+def test_a_notebook_is_recorded_in_its_own_workspace(workspace, tmp_path, monkeypatch):
+    write_notebook(workspace / "plain.ipynb", "1")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert call("run", workspace / "plain.ipynb").exit_code == 0
+    assert not (elsewhere / ".mlops").exists() and (workspace / ".mlops").exists()
+    write_notebook(elsewhere / "own.ipynb", "1")
+    assert "No workspace here: recording in ./.mlops" in call("run", "own.ipynb").stderr
+
+
+def test_a_terminal_without_the_letters_is_no_reason_to_fail(workspace):
+    write_notebook(workspace / "plain.ipynb", "print('ทดสอบ …')")
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    for arguments in (["run", "plain.ipynb"], ["runs", "list"], ["runs", "logs", "latest"]):
+        done = subprocess.run([PROGRAM, *arguments], capture_output=True, timeout=60, env=environ)
+        assert done.returncode == 0 and b"Traceback" not in done.stderr

@@ -46,7 +46,7 @@ def test_foreign_runs_are_taken_in_once(store, tmp_path):
         """)
     first, second = import_wandb(store, tmp_path / "wandb")
     assert (first.name, second.name) == ("first", "second")
-    assert (first.status, first.project, first.tags, first.parameters) == ("finished", "older", ("old",), {"rate": 0.1, "layers": [8, 16]})
+    assert (first.status, first.project, first.tags, first.parameters) == ("finished", "older", ("imported", "old"), {"rate": 0.1, "layers": [8, 16]})
     assert first.metrics["loss"] == 0.2 and first.metrics["best"] == 0.2 and first.metrics["nan"] != first.metrics["nan"]
     assert (second.status, second.metrics) == ("failed", {"loss": 9.0})
     assert 0 <= first.duration_s < 60
@@ -71,6 +71,28 @@ def test_a_foreign_run_that_was_killed_is_taken_in_as_killed(store, tmp_path):
         """)
     [record] = import_wandb(store, tmp_path / "wandb")
     assert record.status == "killed"
+
+
+def test_artifacts_of_wandb_alone_come_into_the_catalog(store, tmp_path):
+    notebook = own_wandb(tmp_path, """
+from pathlib import Path
+Path("data.csv").write_text("a,b")
+artifact = wandb.Artifact("thing", "dataset", metadata={"rows": 1})
+artifact.add_file("data.csv")
+run.log_artifact(artifact, aliases=["best"])
+run.log({"table": wandb.Table(columns=["a"], data=[[1]])})
+run.finish()
+""")
+    record = run_notebook(store, notebook, cwd=tmp_path)
+    thing = store.artifacts.use(None, "thing:best")
+    assert (thing.type, thing.metadata, thing.run_id, thing.path().read_text()) == ("dataset", {"rows": 1}, record.id, "a,b")
+    assert [each.name for each in store.artifacts.versions()] == ["thing"]
+
+
+def test_a_bad_file_among_good_ones_is_left_out(store, tmp_path):
+    run_wandb(tmp_path, "import wandb\nrun = wandb.init(project='p')\nrun.log({'loss': 1.0})\nrun.finish()")
+    (tmp_path / "wandb" / "run-bad.wandb").write_bytes(b"garbage")
+    assert [each.metrics["loss"] for each in import_wandb(store, tmp_path / "wandb")] == [1.0]
 
 
 def test_a_damaged_file_is_named(store, tmp_path):

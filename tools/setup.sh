@@ -30,7 +30,7 @@ if ! is_recent "$venv/bin/python"; then
     fi
 fi
 echo "Installing the pinned packages into $venv (some minutes the first time)"
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt "$@"
+"$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt "$@"
 "$venv/bin/python" -m compileall -q mlops_nb  # a shell with PYTHONDONTWRITEBYTECODE would compile at every start
 if [ "$venv" = .venv ]; then
     "$venv/bin/python" tools/install_hooks.py

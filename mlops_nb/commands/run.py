@@ -67,7 +67,7 @@ def run_one(
     "Run a notebook and print how it ended"
     from mlops_nb.experiments.runner import run_notebook
 
-    store = make_store()
+    store = make_store(notebook)
     with _quiet_output(as_json), progress(page(error=True)) as shown:
         def begin(): shown.begin(Path(notebook).stem)
         record = run_notebook(store, notebook, output, parameters, on_created=begin, on_progress=shown.report, **options)
@@ -146,6 +146,10 @@ def summarize_pipeline(
 
     failed = [failure(each.record.error) for each in result.steps if each.record and each.record.error]
     show("", pipeline_table(result, wanted_metrics(store.workspace), page().width), "", *failed, result.message)
+    last = next(each.record for each in reversed(result.steps) if each.record)
+    hints = [f"mlops-nb runs open {last.id}"]
+    if store.workspace.objectives_path.exists(): hints.insert(0, f"mlops-nb objectives check {result.group_id}")
+    click.echo(f"More: {'   '.join(hints)}")
 
 # %% ../../nbs/9_interface/97_run.ipynb #81c2cd39
 def papermill_options(

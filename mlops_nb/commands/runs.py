@@ -113,10 +113,11 @@ def _cell_parts(
 def open_run(run, no_browser):
     "Open the executed notebook of RUN as a page in the browser."
     import webbrowser
-    from mlops_nb.notebook_log import executed_notebook, write_page
+    from mlops_nb.notebook_log import executed_notebook, page_heading, write_page
 
     store = find_store()
-    path = write_page(executed_notebook(store, store.runs.get(run))).absolute()
+    record = store.runs.get(run)
+    path = write_page(executed_notebook(store, record), f"{record.name} {record.id}", page_heading(record)).absolute()
     click.echo(path)
     if not no_browser and not webbrowser.open(path.as_uri()): click.echo("There is no browser to open it in.", err=True)
 

@@ -9,15 +9,17 @@ __all__ = ['INTERRUPTED', 'json_option', 'Refusal', 'Commands', 'Program', 'prin
 # %% ../../nbs/9_interface/96_shared.ipynb #65e937c5
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/9_interface/96_shared.ipynb #a01be66d
 import click
 
 # %% ../../nbs/9_interface/96_shared.ipynb #a7b4aedb
-from ..settings import MlopsError, SettingsError, Workspace, find_workspace, open_workspace
+from ..settings import MlopsError, SettingsError, Workspace, WorkspaceError, find_workspace, open_workspace
 if TYPE_CHECKING: from rich.console import Console, RenderableType
 if TYPE_CHECKING: from mlops_nb.store.door import Store
 if TYPE_CHECKING: from mlops_nb.store.runs import RunRecord
@@ -94,9 +96,16 @@ def find_store() -> "Store": # WorkspaceError where there is no workspace
     return open_store(find_workspace())
 
 # %% ../../nbs/9_interface/96_shared.ipynb #2e44c66e
-def make_store() -> "Store":
-    "The store of the workspace around the current folder, which becomes one where there is none"
+def make_store(
+    notebook: str = ".", # that is about to run
+) -> "Store":
+    "The store of the workspace around the current folder, else around the notebook; else the current folder becomes one"
     from mlops_nb.store.door import open_store
+    try: return open_store(find_workspace())
+    except WorkspaceError as error:
+        if os.environ.get("MLOPS_NB_WORKSPACE"): raise error
+    try: return open_store(find_workspace(Path(notebook).absolute().parent))
+    except WorkspaceError: click.echo("No workspace here: recording in ./.mlops", err=True)
     return open_store(open_workspace())
 
 # %% ../../nbs/9_interface/96_shared.ipynb #b4383ff6

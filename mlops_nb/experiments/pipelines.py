@@ -100,7 +100,8 @@ class PipelineResult:
         reused = sum(each.reused for each in self.steps)
         if self.passed: return f"group {self.group_id}: {len(self.steps)} steps, {reused} of them unchanged"
         stopped = next(each for each in self.steps if each.status not in ("finished", "unchanged"))
-        return f"group {self.group_id} stopped: step {stopped.step.name!r} is {stopped.status}"
+        how = {"failed": "failed", "killed": "was killed", "cancelled": "was cancelled"}.get(stopped.status, f"is {stopped.status}")
+        return f"group {self.group_id} stopped: step {stopped.step.name!r} {how}"
 
 # %% ../../nbs/5_experiments/56_pipelines.ipynb #3b56717a
 def run_pipeline(

@@ -9,6 +9,7 @@ __all__ = ['logger', 'Observed', 'RunLife', 'Run', 'as_tuple', 'start_run']
 import atexit
 import logging
 import os
+import sys
 import threading
 import time
 from argparse import Namespace
@@ -96,6 +97,8 @@ class RunLife:
         self.store.runs.update(self.id, wandb_state=state)
         self.finished = True
         _forget(self)
+        if self.owned and sys.stderr and sys.stderr.isatty():
+            print(f"{self.name} {self.id} {status}: mlops-nb runs show {self.id}", file=sys.stderr)
         if self.owned and state == "incomplete": refill_apart(self.store, self.id)
 
     def note(self, error: BaseException | None) -> None:

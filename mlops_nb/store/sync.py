@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 
 # %% ../../nbs/1_store/18_sync.ipynb #aaf7876d
-from ..settings import MlopsError, TrackingError
+from ..settings import ArtifactError, TrackingError
 from .door import Store
 from .journal import Journal, from_jsonable, read_journal
 from .runs import LIVE, RunRecord, is_inside, new_id, sum_up
@@ -115,6 +115,21 @@ def _write_journal(store, run_id, records):
     journal.append({"_summary": {key: from_jsonable(summary[key]) for key in own}})
     journal.close()
 
+# %% ../../nbs/1_store/18_sync.ipynb #dfe1075f
+def _take_artifacts(store, run_id, records):
+    "Log what a W&B run logged; what cannot be had any more is named."
+    entries = [record["artifact"] for record in records if record["type"] == "artifact"]
+    for entry in [each for each in entries if each.get("type") != "run_table"]:
+        contents = entry.get("manifest", {}).get("contents", [])
+        files = {each["path"]: Path(each.get("local_path") or "") for each in contents}
+        try:
+            if not files or not all(path.is_file() for path in files.values()): raise ArtifactError("its files are not here")
+            aliases = tuple(each for each in entry.get("aliases", []) if each != "latest")
+            artifact = store.artifacts.log(run_id, entry["name"], entry["type"], files, aliases, json.loads(entry.get("metadata") or "{}"))
+            store.artifacts.remember_wandb_digest(artifact, entry["digest"])
+        except ArtifactError as error:
+            log.warning("the W&B artifact %s of run %s is not in the catalog: %s", entry.get("name"), run_id, error)
+
 # %% ../../nbs/1_store/18_sync.ipynb #97ebfc73
 def _first(records, type):
     "The value of the first record of a type, or an empty dictionary."
@@ -139,7 +154,7 @@ def _foreign_values(records, path):
     status = "killed" if exit_code is None else "failed" if exit_code else "finished"
     name = run.get("display_name") or run["run_id"]
     return {"id": run["run_id"], "project": run.get("project") or "uncategorized", "name": name, "status": status, "parameters": config,
-            "notebook": place.get("code_path"), "created_at": started, "started_at": started, "tags": run.get("tags", []),
+            "notebook": place.get("code_path"), "created_at": started, "started_at": started, "tags": [*run.get("tags", []), "imported"],
             "host_info": {"hostname": run.get("host")}, "wandb_state": "complete", "note": f"imported from {path}"}, ended
 
 # %% ../../nbs/1_store/18_sync.ipynb #8cd09a14
@@ -153,7 +168,11 @@ def import_wandb(
         raise TrackingError(f"no W&B run files (*.wandb) in {str(folder)!r}: give a `wandb` folder, a run's folder or a .wandb file")
     known, found = {record.id for record in store.runs.list()}, {}
     for path in paths:
-        records = read_wandb_file(path)
+        try: records = read_wandb_file(path)
+        except TrackingError as error:
+            if len(paths) == 1: raise
+            log.warning("left out: %s", error)
+            continue
         if run := _first(records, "run"): found.setdefault(run["run_id"], []).append((path, records)) # a resumed run has several files
         else: log.warning("%s holds no run: W&B was killed before it wrote anything", path)
     new = [run_id for run_id in found if run_id not in known]
@@ -168,6 +187,7 @@ def _import_one(store, path, records):
     status = values.pop("status")
     store.runs.create(**values, status="queued")
     store.runs.finish(values["id"], status, ended_at=ended, wandb_path=str(path.resolve()))
+    _take_artifacts(store, values["id"], records)
 
 # %% ../../nbs/1_store/18_sync.ipynb #bb960c53
 def adopt(
@@ -182,4 +202,5 @@ def adopt(
     ended = any(record["type"] == "exit" for record in records)
     state = "complete" if ended else "incomplete"
     store.runs.update(run_id, wandb_path=str(found[-1]), wandb_state=state, **sum_up(store.runs.folder(run_id)))
+    _take_artifacts(store, run_id, records)
     return ended
