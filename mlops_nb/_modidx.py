@@ -392,6 +392,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                             'mlops_nb/experiments/runner.py'),
                                              'mlops_nb.experiments.runner._begin': ( '5_experiments/runner.html#_begin',
                                                                                      'mlops_nb/experiments/runner.py'),
+                                             'mlops_nb.experiments.runner._homeless': ( '5_experiments/runner.html#_homeless',
+                                                                                        'mlops_nb/experiments/runner.py'),
                                              'mlops_nb.experiments.runner._settle_wandb': ( '5_experiments/runner.html#_settle_wandb',
                                                                                             'mlops_nb/experiments/runner.py'),
                                              'mlops_nb.experiments.runner.default_parameters': ( '5_experiments/runner.html#default_parameters',

@@ -566,7 +566,8 @@ def test_lab_listens_on_this_computer_only_and_asks_for_a_token(workspace):
 
 
 def test_the_check_after_a_pipeline_judges_what_it_showed(workspace):
-    write_notebook(workspace / "train.ipynb", "depth = 5", "from mlops_nb import start_run\nrun = start_run()\nrun.log({'recall': depth / 5.5})")
+    log = "from mlops_nb import start_run\nrun = start_run()\nrun.log({'recall': depth / 5.5})"
+    write_notebook(workspace / "train.ipynb", "depth = 5", log)
     (workspace / "pipeline.toml").write_text('[[step]]\nname = "evaluate"\nnotebook = "train.ipynb"\n')
     (workspace / "objectives.toml").write_text(GOAL)
     assert call("run").exit_code == 0 and call("objectives", "check").exit_code == 0

@@ -49,7 +49,15 @@ def kernel_environ(
     own = {"MLOPS_NB_RUN": record.id, "MLOPS_NB_WORKSPACE": str(store.workspace.root), "MLOPS_NB_GROUP": record.group_id or "",
            "JPY_SESSION_NAME": str(notebook)}
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_SERVICE")}
-    return inherited | wandb_environ(store.workspace, record.id, record.name, notebook) | own
+    return _homeless(store) | inherited | wandb_environ(store.workspace, record.id, record.name, notebook) | own
+
+# %% ../../nbs/5_experiments/55_runner.ipynb #a8dde398
+def _homeless(store):
+    "Folders for IPython and W&B where the home folder cannot be written; none otherwise."
+    if os.access(Path.home(), os.W_OK): return {}
+    folder = store.workspace.store_dir / "home"
+    folder.mkdir(parents=True, exist_ok=True)
+    return {name: str(folder / name.lower()) for name in ("IPYTHONDIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "MPLCONFIGDIR")}
 
 # %% ../../nbs/5_experiments/55_runner.ipynb #b0144d57
 def run_notebook(

@@ -37,6 +37,7 @@ def wandb_environ(
     values = {"WANDB_RUN_ID": run_id, "WANDB_NAME": name, "WANDB_PROJECT": workspace.settings.workspace.project,
               "WANDB_DIR": str(workspace.wandb_dir), "WANDB_MODE": settings.mode, "WANDB_ENTITY": settings.entity,
               "WANDB_BASE_URL": settings.base_url, "WANDB_SILENT": "true", "WANDB_NOTEBOOK_NAME": str(notebook or ""),
+              "WANDB_DATA_DIR": str(workspace.store_dir / "wandb-data"), # what W&B stages moves with the workspace
               "WANDB__STATS_SAMPLING_INTERVAL": str(SAMPLING_S), "WANDB__STATS_TRACK_PROCESS_TREE": "true"}
     return {key: value for key, value in values.items() if value}
 
