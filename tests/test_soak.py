@@ -82,4 +82,5 @@ def test_random_kills_lose_nothing_that_was_acknowledged(tmp_path, mode, kills, 
         for record in incomplete_runs(store):
             assert refill(store, record.id) == "complete"
             path = store.runs.get(record.id).wandb_path
-            assert len(history_of(read_wandb_file(path))) == records[record.id].journal_rows
+            rows = [row for row in history_of(read_wandb_file(path)) if "loss" in row]  # a run without any has its hardware samples
+            assert len(rows) == records[record.id].journal_rows
