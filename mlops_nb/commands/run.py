@@ -53,7 +53,7 @@ def summarize_run(
     executed = say_path(output or store.runs.folder(record.id) / "notebook.ipynb")
     show(headline(record))
     if metrics: show(values_table("Metrics", metrics))
-    if record.error: show(Padding(failure(record.error), (0, 0, 0, 2)))
+    if record.error: show("", Padding(failure(record.error), (0, 0, 0, 2)))
     click.echo(f"\nExecuted notebook: {executed}\nMore: mlops-nb runs show {record.id}   mlops-nb runs open {record.id}")
 
 # %% ../../nbs/9_interface/97_run.ipynb #4ef61968

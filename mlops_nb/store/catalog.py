@@ -225,7 +225,7 @@ class Catalog:
     Contract: any process may write; a `write()` block that returned survives a killed process; readers see whole
     transactions only. The schema is made or migrated on first use."""
 
-    def __init__(self, url: str):  # an SQLAlchemy URL, such as sqlite:////home/me/work/.mlops/catalog.db
+    def __init__(self, url: str):  # an SQLAlchemy URL, such as sqlite:////home/me/digits/.mlops/catalog.db
         self.url = url
         self._engine = None
 
