@@ -16,7 +16,7 @@ from typing import Any
 # %% ../nbs/9_interface/95_notebook_log.ipynb #d63e06c4
 from .settings import NotebookError
 from .store.door import Store
-from .store.runs import LIVE, RunRecord, iso_time
+from .store.record import LIVE, RunRecord, iso_time
 
 # %% ../nbs/9_interface/95_notebook_log.ipynb #a4c647ca
 def executed_notebook(

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 # %% ../nbs/01_objectives.ipynb #ee450703
 from .settings import ObjectivesError
-from .text_files import TomlFile, read_table, read_toml
+from .text_files import read_table, read_toml
 
 # %% ../nbs/01_objectives.ipynb #ab26af14
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def list_runs(status, tag, notebook, group, limit, as_json):
     if len(found) == SHOWN and not limit: click.echo(f"The newest {SHOWN}; more with --limit NUMBER.")
 
 def _check_status(status):
-    from mlops_nb.store.runs import STATUSES
+    from mlops_nb.store.record import STATUSES
     if status and status not in STATUSES: raise NotFoundError("status", status, STATUSES)
 
 # %% ../../nbs/9_interface/98_runs.ipynb #68f2211e

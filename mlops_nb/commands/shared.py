@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 # %% ../../nbs/9_interface/96_shared.ipynb #a7b4aedb
-from ..settings import MlopsError, SettingsError, Workspace, WorkspaceError, find_workspace, open_workspace
+from ..settings import MlopsError, Workspace, WorkspaceError, find_workspace, open_workspace
 if TYPE_CHECKING: from rich.console import Console, RenderableType
 if TYPE_CHECKING: from mlops_nb.store.door import Store
 if TYPE_CHECKING: from mlops_nb.store.runs import RunRecord

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import uuid4
 
 # %% ../../nbs/5_experiments/52_client.ipynb #f95bbff6
 from jupyter_core.utils import run_sync

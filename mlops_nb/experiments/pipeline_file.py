@@ -19,7 +19,7 @@ from typing import Any
 
 # %% ../../nbs/5_experiments/54_pipeline_file.ipynb #02d2e029
 from ..settings import NotFoundError, ParameterError, PipelineError
-from ..text_files import TomlFile, nearest_names, read_table, read_toml
+from ..text_files import nearest_names, read_table, read_toml
 
 # %% ../../nbs/5_experiments/54_pipeline_file.ipynb #08d91c94
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 # %% ../../nbs/1_store/16_artifacts.ipynb #384ba1ec
 from ..settings import ArtifactError, NotFoundError
-from .runs import iso_time
+from .record import iso_time
 
 # %% ../../nbs/1_store/16_artifacts.ipynb #3b756372
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ..settings import NotFoundError, StoreError
 from . import catalog as tables
 from .catalog import Catalog
 from .journal import read_journal, summarize
-from .record import ENDED, LEASE_S, LIVE, STATUSES, RunRecord, iso_time, new_id
+from .record import LEASE_S, LIVE, RunRecord, new_id
 from .snapshot import ProcessIdentity, is_alive, process_identity
 from .system import read_samples, summarize_hardware
 

@@ -22,7 +22,8 @@ from .artifacts import Artifact, list_files
 from .door import Store, open_store
 from .ending import listen, outcome_of
 from .journal import Journal, to_jsonable
-from .runs import ENDED, RunRecord, sum_up
+from .record import ENDED, RunRecord
+from .runs import sum_up
 from .source import Lease, describe_source, running_file
 from .sync import refill_apart, wandb_summary
 from .system import HardwareSampler
