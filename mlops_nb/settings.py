@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MlopsError', 'SettingsError', 'WorkspaceError', 'ObjectivesError', 'PipelineError', 'NotebookError', 'ParameterError',
-           'KernelError', 'StoreError', 'CorruptBlobError', 'StoreFullError', 'ArtifactError', 'CatalogVersionError',
-           'TrackingError', 'NotFoundError', 'MissingExtraError', 'require', 'WorkspaceSettings', 'WandbSettings',
-           'KernelSettings', 'ExperimentSettings', 'Settings', 'load_settings', 'Workspace', 'find_workspace',
-           'open_workspace']
+           'KernelError', 'DataError', 'ModelError', 'StoreError', 'CorruptBlobError', 'StoreFullError',
+           'ArtifactError', 'CatalogVersionError', 'TrackingError', 'NotFoundError', 'MissingExtraError', 'require',
+           'WorkspaceSettings', 'WandbSettings', 'KernelSettings', 'ExperimentSettings', 'Settings', 'load_settings',
+           'Workspace', 'find_workspace', 'open_workspace']
 
 # %% ../nbs/00_settings.ipynb #ae8a09a4
 import configparser
@@ -39,6 +39,8 @@ class PipelineError(MlopsError): "`pipeline.toml` cannot be understood"
 class NotebookError(MlopsError): "A file is not a notebook that can be run"
 class ParameterError(MlopsError): "A notebook does not take this parameter, or not this value"
 class KernelError(MlopsError): "The kernel that a notebook asks for is not installed, or does not start"
+class DataError(MlopsError): "A table, or what is said about it, is not as it should be"
+class ModelError(MlopsError): "A model cannot do what was asked of it"
 
 # %% ../nbs/00_settings.ipynb #49636761
 class StoreError(MlopsError): "The store cannot do what was asked"
