@@ -7,7 +7,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-_EXPORTS = {"start_run": "mlops_nb.store.session", "Run": "mlops_nb.store.session",
+_EXPORTS = {"start_run": "mlops_nb.store.session", "Run": "mlops_nb.store.session", "load_model": "mlops_nb.training.models",
             "open_store": "mlops_nb.store.door", "open_workspace": "mlops_nb.settings", "MlopsError": "mlops_nb.settings"}
 
 __all__ = list(_EXPORTS)
