@@ -9,13 +9,13 @@ __all__ = ['Template', 'list_templates', 'find_template', 'init_workspace']
 import errno
 import os
 import re
-import shutil
 import tempfile
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 # %% ../nbs/9_interface/91_scaffold.ipynb #719264f6
+from .filling import NO_ANSWERS, Answers, fill_file, place_of
 from .settings import NotFoundError, StoreFullError, WorkspaceError
 
 # %% ../nbs/9_interface/91_scaffold.ipynb #880c41f5
@@ -25,19 +25,23 @@ class Template:
     name: str # as `init` takes it
     title: str # what it is about
     folder: Path # where it lies in the package
+    takes_data: bool = False # whether it asks for a table and a target: it has a file `takes_data`
 
-    def files(self) -> dict[Path, Path]: # path in the workspace -> path in the package
+    def files(self,
+        variant: str = "", # of the files `NAME.VARIANT.EXT` this one
+    ) -> dict[Path, Path]: # path in the workspace -> path in the package
         "What a workspace gets; a file `gitignore` becomes `.gitignore`"
         found = (each.relative_to(self.folder) for each in sorted(self.folder.rglob("*")) if each.is_file())
-        wanted = (each for each in found if not {".ipynb_checkpoints", "__pycache__"} & set(each.parts))
-        return {each.with_name(".gitignore") if each.name == "gitignore" else each: self.folder / each for each in wanted}
+        wanted = (each for each in found if not {".ipynb_checkpoints", "__pycache__", "takes_data"} & set(each.parts))
+        places = {self.folder / each: place_of(each, variant) for each in wanted}
+        return {each.with_name(".gitignore") if each.name == "gitignore" else each: source for source, each in places.items() if each}
 
 # %% ../nbs/9_interface/91_scaffold.ipynb #dd453fbb
 def list_templates() -> tuple[Template, ...]: # by name
     "The templates that come with the package; the heading of its README.md is a template's title"
     root = Path(str(files("mlops_nb") / "templates"))
     folders = sorted(each for each in root.iterdir() if (each / "settings.ini").is_file()) if root.is_dir() else []
-    return tuple(Template(each.name, _title(each), each) for each in folders)
+    return tuple(Template(each.name, _title(each), each, (each / "takes_data").exists()) for each in folders)
 
 def _title(folder):
     readme = folder / "README.md"
@@ -57,15 +61,16 @@ def find_template(
 def init_workspace(
     folder: Path | str, # made where it does not exist
     template: str = "digits", # a name from `list_templates`
+    answers: Answers = NO_ANSWERS, # for a template with gaps
 ) -> Path: # the folder, absolute
     "Make a workspace. Raises `WorkspaceError` where something is in the way, `NotFoundError` for an unknown template"
-    target, wanted = Path(folder).expanduser().absolute(), find_template(template).files()
+    target, wanted = Path(folder).expanduser().absolute(), find_template(template).files(answers.variant)
     base = next(each for each in (target, *target.parents) if each.exists())
     _check_room(target, base, wanted)
     try:
         with tempfile.TemporaryDirectory(dir=base, prefix=".mlops-nb-") as stage:
             staged = Path(stage) / target.relative_to(base)
-            for path, source in wanted.items(): _copy(source, staged / path)
+            for path, source in wanted.items(): _write(staged / path, fill_file(path, source.read_bytes(), answers))
             if base == target: _move_files(staged, target, sorted(wanted, key=lambda path: path.name == "settings.ini"))
             else: (Path(stage) / target.relative_to(base).parts[0]).rename(base / target.relative_to(base).parts[0])
     except OSError as error:
@@ -86,11 +91,11 @@ def _check_room(target, base, wanted):
     raise WorkspaceError(f"{str(target)!r} already holds {shown}; choose another folder, or move them away")
 
 # %% ../nbs/9_interface/91_scaffold.ipynb #ca046936
-def _copy(source, target):
-    "Write a copy of a file, on the disk when it returns."
+def _write(target, content):
+    "Write a file, on the disk when it returns."
     target.parent.mkdir(parents=True, exist_ok=True)
-    with open(source, "rb") as reading, open(target, "xb") as writing:
-        shutil.copyfileobj(reading, writing)
+    with open(target, "xb") as writing:
+        writing.write(content)
         writing.flush()
         os.fsync(writing.fileno())
 

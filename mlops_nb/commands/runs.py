@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 # %% ../../nbs/9_interface/98_runs.ipynb #8e0a02b5
+from .report import open_page
 from .shared import Commands, find_store, json_option, page, print_json, show, up_to_now, wanted_metrics
 from ..settings import NotFoundError
 if TYPE_CHECKING: from mlops_nb.notebook_log import CellLog
@@ -39,7 +40,7 @@ def list_runs(status, tag, notebook, group, limit, as_json):
     records = store.runs.list(status=status, tag=tag, notebook=notebook, group_id=group, limit=limited)
     found = [up_to_now(store, record) for record in records]
     if as_json: return print_json([record.to_dict() for record in found])
-    from mlops_nb.report import runs_table
+    from mlops_nb.run_tables import runs_table
     if not found: return click.echo("No runs here yet: mlops-nb run" if not any((status, tag, notebook, group)) else "No run fits.")
     show(runs_table(found, wanted_metrics(store.workspace), page().width))
     if len(found) == SHOWN and not limit: click.echo(f"The newest {SHOWN}; more with --limit NUMBER.")
@@ -60,7 +61,7 @@ def show_run(run, as_json):
     if as_json:
         data = {relation: [artifact.to_dict() for each, artifact in edges if each == relation] for relation in ("used", "logged")}
         return print_json(record.to_dict() | data)
-    from mlops_nb.report import run_page
+    from mlops_nb.run_page import run_page
     show(run_page(record, edges, store.runs.folder(record.id)))
 
 # %% ../../nbs/9_interface/98_runs.ipynb #a4652c27
@@ -83,7 +84,7 @@ def compare(run, as_json):
 def logs(run, as_json):
     "Print what the notebook of RUN printed, cell by cell, also while it runs."
     from mlops_nb.notebook_log import executed_notebook, read_cells
-    from mlops_nb.report import headline
+    from mlops_nb.run_page import headline
 
     store = find_store()
     record = store.runs.get(run)
@@ -112,14 +113,11 @@ def _cell_parts(
 @click.option("--no-browser", is_flag=True, help="Only write the page and print where it is.")
 def open_run(run, no_browser):
     "Open the executed notebook of RUN as a page in the browser."
-    import webbrowser
     from mlops_nb.notebook_log import executed_notebook, page_heading, write_page
 
     store = find_store()
     record = store.runs.get(run)
-    path = write_page(executed_notebook(store, record), f"{record.name} {record.id}", page_heading(record)).absolute()
-    click.echo(path)
-    if not no_browser and not webbrowser.open(path.as_uri()): click.echo("There is no browser to open it in.", err=True)
+    open_page(write_page(executed_notebook(store, record), f"{record.name} {record.id}", page_heading(record)).absolute(), no_browser)
 
 # %% ../../nbs/9_interface/98_runs.ipynb #d2a24828
 @runs.command("tag")

@@ -29,7 +29,7 @@ def check_plain(
         if any(isinstance(each, (list, tuple, set, dict, np.ndarray)) for each in values): found = "lists or records"
         if not found and any(isinstance(each, bytes) for each in values): found = "bytes that are no text"
     if not found: return
-    raise DataError(f"column {name!r} holds {found}, which a model cannot read; leave it out (--exclude {quote(name)}), or make numbers of it")
+    raise DataError(f"column {name!r} holds {found}, which no model reads; make numbers of it, or leave it out (--exclude {quote(name)})")
 
 # %% ../../nbs/2_data/22_kinds.ipynb #ac100b95
 _NOUNS = {"number": "number", "boolean": "yes or no", "date": "date"}
@@ -113,7 +113,7 @@ def _check_signs(name, values):
                     f"write plain numbers, or make it a category (--kind {quote(name)} category)")
 
 # %% ../../nbs/2_data/22_kinds.ipynb #808700de
-def _mixed_remedy(name): return f"the others are: correct these, leave the cells empty, or make it a category (--kind {quote(name)} category)"
+def _mixed_remedy(name): return f"the others are: correct these, empty the cells, or call it a category (--kind {quote(name)} category)"
 
 # %% ../../nbs/2_data/22_kinds.ipynb #289c44d4
 MOST_CATEGORIES = 1000 # different texts in a column
@@ -126,5 +126,6 @@ def check_categories(
 ) -> None: # `DataError` where they are too many
     "Refuse a key or free text as a category"
     if distinct <= MOST_CATEGORIES and not (count > 50 and distinct > 0.9 * count): return
-    raise DataError(f"column {name!r} has {distinct:,} different texts in {count:,} rows: it looks like a key or free text; make it a key "
-                    f"(--key {quote(name)}), leave it out (--exclude {quote(name)}), or keep it as a category (--kind {quote(name)} category)")
+    raise DataError(f"column {name!r} has {distinct:,} different texts in {count:,} rows: it looks like a key or free text; "
+                    f"make it a key (--key {quote(name)}), leave it out (--exclude {quote(name)}), "
+                    f"or say that it is a category (--kind {quote(name)} category)")

@@ -1,0 +1,49 @@
+"""The template `tabular` on real tables, whole: minutes each, so part of `make soak`.
+
+The tables are public (tests/test_template_tabular.py covers the same code on data that scikit-learn brings along); they are
+looked for in `../shared/data` beside the repository, or in the folder that TABLES names.
+"""
+import os
+from pathlib import Path
+
+import pytest
+from test_template_tabular import call, read, runs_of
+
+TABLES = Path(os.environ.get("TABLES") or Path(__file__).parents[2] / "shared" / "data")
+pytestmark = pytest.mark.soak
+
+
+def workspace_about(folder, name, *options):
+    if not (TABLES / name).exists():
+        pytest.skip(f"{TABLES / name} is not here; set TABLES to a folder that holds it")
+    call(folder, "init", "work", "--template", "tabular", "--data", TABLES / name, *options)
+    return folder / "work"
+
+
+def steps(workspace, *arguments):
+    return {step["step"]: step["run"] for step in read(workspace, "run", *arguments)["steps"]}
+
+
+def test_churn_over_five_splits(tmp_path):
+    workspace = workspace_about(tmp_path, "telco_churn.csv", "--target", "Churn", "--key", "customerID")
+    found = [steps(workspace, "-p", "prepare.seed", seed)["evaluate"]["metrics"]["test_roc_auc"] for seed in range(5)]
+    print("churn:", [round(each, 4) for each in found], "mean", round(sum(found) / 5, 4))
+    assert sum(found) / 5 >= 0.835
+
+
+def test_bike_rentals_on_the_last_fifth_in_time(tmp_path):
+    options = ["--target", "cnt", "--time", "dteday", "--exclude", "casual", "registered", "instant"]
+    workspace = workspace_about(tmp_path, "bike_sharing_hourly.csv", *options)
+    metrics = steps(workspace)["evaluate"]["metrics"]
+    print("bike rentals:", round(metrics["test_r2"], 4))
+    assert metrics["test_r2"] >= 0.85
+
+
+def test_electricity_needs_no_option_but_the_target(tmp_path):
+    workspace = workspace_about(tmp_path, "electricity.csv", "--target", "class")
+    assert {run["status"] for run in steps(workspace).values()} == {"finished"}
+    metrics = runs_of(workspace)["evaluate"]["metrics"]
+    print("electricity:", round(metrics["test_roc_auc"], 4))
+    assert metrics["test_roc_auc"] > 0.8
+    prepared = call(workspace, "runs", "logs", runs_of(workspace)["prepare"]["id"])
+    assert "Split(order: " in prepared
