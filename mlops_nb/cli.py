@@ -147,6 +147,6 @@ def wandb(folder, as_json):
     if as_json: return print_json([record.to_dict() for record in added])
     from mlops_nb.commands.shared import page
     from mlops_nb.run_tables import runs_table
-    from mlops_nb.wording import say_count
+    from mlops_nb.text_files import say_count
     if added: show(runs_table(added, width=page().width))
     click.echo(f"Taken in: {say_count(len(added), 'run')}." if added else "No new runs: all of them are here already.")

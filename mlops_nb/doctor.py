@@ -29,7 +29,8 @@ from rich.table import Table
 from . import __version__
 from .settings import MlopsError, StoreError, Workspace, WorkspaceError, find_workspace
 from .store.door import Store, open_store
-from .wording import bare_table, say_bytes, say_count, say_status
+from .text_files import say_count
+from .wording import bare_table, say_bytes, say_status
 
 # %% ../nbs/9_interface/93_doctor.ipynb #4b2157ff
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'MISSING_WORDS', 'TRUE_WORDS', 'FALSE_WORDS', 'ISO', 'DATE_PARTS', 'is_missing', 'to_texts', 'to_numbers',
-           'to_booleans', 'to_dates', 'date_parts', 'say_rows', 'say_count']
+           'to_booleans', 'to_dates', 'date_parts', 'say_rows']
 
 # %% ../../nbs/2_data/20_columns.ipynb #242aaddc
 from typing import TYPE_CHECKING, Any
@@ -204,11 +204,3 @@ def say_rows(
 def _shorten(value):
     text = repr(value.item() if hasattr(value, "item") else value)
     return text if len(text) <= 40 else f"{text[:37]}..."
-
-# %% ../../nbs/2_data/20_columns.ipynb #f28d30d7
-def say_count(
-    number: int,
-    noun: str, # for one
-) -> str: # such as "1 row", "12 rows"
-    "How many there are"
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/2_data/22_roles.ipynb #201a175e
-from .columns import say_count, say_rows, to_texts
+from .columns import say_rows, to_texts
 from ..settings import DataError, NotFoundError
+from ..text_files import say_count
 if TYPE_CHECKING: import pandas as pd
 
 # %% ../../nbs/2_data/22_roles.ipynb #1ae776b4

@@ -13,12 +13,12 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/2_data/22_schema.ipynb #bf537eff
-from .columns import KINDS, is_missing, say_count, say_rows, to_texts
+from .columns import KINDS, is_missing, say_rows, to_texts
 from .kinds import check_categories, check_plain, convert, find_format, find_kind
 from .roles import assign_roles, check_keys, check_table, names_of
 from .targets import find_classes, find_task
 from ..settings import DataError, NotFoundError
-from ..text_files import nearest_names, quoted_choice
+from ..text_files import nearest_names, quoted_choice, say_count
 if TYPE_CHECKING: import pandas as pd
 
 # %% ../../nbs/2_data/22_schema.ipynb #38e7a1ad

@@ -16,7 +16,8 @@ from typing import Any
 # %% ../../nbs/9_interface/95_cells.ipynb #ae498975
 from ..notebook_log import without_colours
 from .markup import Html, element, printable
-from ..wording import say_bytes, say_count
+from ..text_files import say_count
+from ..wording import say_bytes
 
 # %% ../../nbs/9_interface/95_cells.ipynb #cf8b3882
 _TAGS = {"a", "abbr", "b", "blockquote", "br", "caption", "code", "col", "colgroup", "dd", "del", "details", "div", "dl", "dt", "em", "h1",

@@ -17,7 +17,8 @@ from .material import Material
 from .small_charts import threshold_chart
 from ..run_page import failed_lines, failed_place, say_code, say_error
 from ..store.record import RunRecord
-from ..wording import say_count, say_duration, say_value
+from ..text_files import say_count
+from ..wording import say_duration, say_value
 
 # %% ../../nbs/9_interface/95_opening.ipynb #2a4bca66
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from .results import beside_baseline, results
 from .style import STYLE
 from ..settings import StoreError
 from ..store.door import Store
-from ..wording import say_count, say_duration
+from ..text_files import say_count
+from ..wording import say_duration
 
 # %% ../../nbs/9_interface/95_page.ipynb #6b331277
 _KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}

@@ -17,7 +17,8 @@ from .markup import Html, disclosure, element, join, section, table
 from .material import Material, Member
 from .small_charts import compare_chart
 from ..run_tables import leading_metrics
-from ..wording import say_count, say_value
+from ..text_files import say_count
+from ..wording import say_value
 
 # %% ../../nbs/9_interface/95_results.ipynb #58369c12
 @dataclass(frozen=True)
