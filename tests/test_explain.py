@@ -157,6 +157,8 @@ def test_units():
     found = attribute(model_of("regression"), rows, table())
     assert (found.unit, found.reference) == ("pay", "mean of 200 encoded reference rows")
     linked = model_of("regression", lambda features: (features[:, :1], features[:, :1].exp()))
+    assert attribute(linked, rows, rows).unit == "log of pay"
+    linked = model_of("regression", lambda features: (features[:, :1], features[:, :1] ** 3))
     assert attribute(linked, rows, rows).unit == "pay, before the model's link"
 
 

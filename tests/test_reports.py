@@ -184,7 +184,7 @@ def test_a_failed_run_shows_its_error_first(store):
     error = {"name": "ValueError", "message": "loss is <NaN>", "cell_index": 1, "execution_count": 2,
              "traceback": "Cell In[2], line 1\n----> 1 fit()\n\nValueError: loss is <NaN>"}
     failed = new_output("error", ename="ValueError", evalue="loss", traceback=["fit()"])
-    cells = [new_markdown_cell("# Train"), new_code_cell("fit()", outputs=[failed])]
+    cells = [new_markdown_cell("# Train"), new_code_cell("fit()", execution_count=2, outputs=[failed])]
     add_run(store, "a1a1a1a1", "train", status="failed", error=error, cells=cells)
     page = read(store)
     assert re.findall(r'<h2 id="([\w-]+)-title">', page)[0] == "error"

@@ -154,6 +154,13 @@ def pipeline_to_dict(
     return {"group": result.group_id, "passed": result.passed, "message": result.message, "steps": steps}
 
 # %% ../../nbs/9_interface/97_run.ipynb #cf396d63
+def _say_objectives(store, result):
+    "What the objectives came to, in a line; nothing where there are none, or a step did not finish."
+    from mlops_nb.evaluation.measurements import check_group
+    if not (result.passed and wanted_metrics(store.workspace)): return ""
+    return check_group(store, result.group_id).message
+
+# %% ../../nbs/9_interface/97_run.ipynb #e3649700
 def summarize_pipeline(
     store: "Store",
     result: "PipelineResult",
@@ -169,6 +176,7 @@ def summarize_pipeline(
     hints = [f"mlops-nb runs open {last.id}"]
     if store.workspace.objectives_path.exists(): hints.insert(0, f"mlops-nb objectives check {result.group_id}")
     from mlops_nb.wording import say_path
+    if verdict := _say_objectives(store, result): click.echo(f"Objectives: {verdict}")
     if report: click.echo(f"Report: {say_path(report)}")
     click.echo(f"More: {'   '.join(hints)}")
 

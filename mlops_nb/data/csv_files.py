@@ -187,4 +187,4 @@ def find_decimal(
     if separator == ",": return "."
     def numbers_with(decimal, values): return values.str.contains(decimal, regex=False).any() and not len(to_numbers(values, decimal)[1])
     columns = [known for each in table if len(known := table[each].dropna())]
-    return "," if any(numbers_with(",", each) for each in columns) and not any(numbers_with(".", each) for each in columns) else "."
+    return "," if any(numbers_with(",", each) for each in columns) else "."

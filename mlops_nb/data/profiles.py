@@ -157,12 +157,9 @@ def make_profile(
 
 # %% ../../nbs/2_data/24_profiles.ipynb #fcceea52
 def _bars(counts):
-    "A histogram in a line of text, as SVG"
-    step, most = 120 / len(counts), max(counts) or 1
-    heights = [24 * count / most for count in counts]
-    bars = "".join(f'<rect x="{step * place:.1f}" y="{24 - height:.1f}" width="{step * 0.85:.1f}" height="{height:.1f}"/>'
-                   for place, height in enumerate(heights))
-    return f'<svg width="120" height="24" viewBox="0 0 120 24" fill="currentColor" fill-opacity="0.6" aria-hidden="true">{bars}</svg>'
+    "A histogram in a line of text, which survives where pictures do not"
+    most = max(counts) or 1
+    return "".join("▁▂▃▄▅▆▇█"[min(7, int(8 * count / most))] if count else " " for count in counts)
 
 # %% ../../nbs/2_data/24_profiles.ipynb #c9fa4891
 def _summary(column):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/2_data/22_schema.ipynb #bf537eff
 from .columns import KINDS, is_missing, say_rows, to_texts
-from .kinds import check_categories, check_plain, convert, find_format, find_kind
+from .kinds import check_categories, check_plain, convert, decimal_of, find_format, find_kind
 from .roles import assign_roles, check_keys, check_table, names_of
 from .targets import find_classes, find_task
 from ..settings import DataError, NotFoundError
@@ -104,6 +104,9 @@ def infer_schema(
     "What the columns of a table are. Raises `DataError` and `NotFoundError`"
     import numpy as np
     check_table(table)
+    for option, given in (("kinds", kinds), ("formats", formats)):
+        if not isinstance(given, str): continue
+        raise DataError(f"{option} is the text {given!r}, not pairs; on the command line: -y 'prepare.{option}: {{COLUMN: VALUE}}'")
     keys, formats = names_of(key), dict(formats or {})
     kinds = {**(kinds or {}), **dict.fromkeys(formats, "date")}
     for name, kind in kinds.items():
@@ -134,6 +137,7 @@ def _infer_target(name, values, kept, kind, task, positive, decimal):
     if not len(kept): raise DataError(f"target {name!r} is missing in every row")
     known, rows, missing = values.iloc[kept], kept + 1, len(values) - len(kept)
     check_plain(name, known)
+    decimal = decimal_of(known, decimal)
     task = find_task(name, known, task, kind, decimal, rows)
     if task == "regression" and positive not in ("", None):
         raise DataError(f"target {name!r} is a number; positive={positive!r} is for two classes")
@@ -155,6 +159,7 @@ def _infer_column(name, role, values, rows, kind, format, decimal):
     if not count: raise DataError(f"column {name!r} is empty in all rows; leave it out (--exclude {quote(name)})")
     if role == "group" and empty:
         raise DataError(f"group {name!r} is missing in {say_count(empty, 'row')}: {say_rows(rows[missing])}; give each row one")
+    decimal = decimal_of(values, decimal)
     guessed, kind = not kind and role != "group", kind or ("category" if role == "group" else "")
     if guessed: kind, format = find_kind(name, values, decimal, rows)
     if role in ("time", "order") and kind not in ("date", "number"):
@@ -170,13 +175,21 @@ def _count_texts(values): return len(set(to_texts(values)) - {None})
 
 # %% ../../nbs/2_data/22_schema.ipynb #e8ef2b8f
 def _with_note(column, values, found):
-    import numpy as np
     if column.role != "feature": return column
-    long = column.kind == "number" and np.nanmax(np.abs(found)) > 2**53 and _count_texts(values) > column.distinct
-    numbered = column.kind == "number" and column.distinct == len(found) > 2 and bool(np.all(found[1:] == found[:-1] + 1))
-    note = "looks like a row number" if numbered else "has more digits than a number keeps; is it a key?" if long else ""
+    note = _hint(column, values, found)
     if column.distinct > 1 or column.missing: return replace(column, note=note)
     return replace(column, role="excluded", note=note or "constant")
+
+def _hint(column, values, found):
+    "What a person should look at."
+    import numpy as np
+    if column.kind == "category" and (texts := [text for text in found if text]):
+        codes = all(text.isdigit() for text in texts) and any(text[0] == "0" and text != "0" for text in texts)
+        return "digits with leading zeros: taken for codes" if codes else ""
+    if column.kind != "number": return ""
+    if column.distinct == len(found) > 2 and np.all(found[1:] == found[:-1] + 1): return "looks like a row number"
+    long = np.nanmax(np.abs(found)) > 2**53 and _count_texts(values) > column.distinct
+    return "has more digits than a number keeps; is it a key?" if long else ""
 
 # %% ../../nbs/2_data/22_schema.ipynb #e0e81c03
 def conform(

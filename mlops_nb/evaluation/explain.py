@@ -109,7 +109,9 @@ def _unit(model, features, class_index):
         subject = "the predicted class" if class_index is None else model.classes[class_index]
         return f"log-odds of {subject} against the average class"
     with torch.no_grad(): margin, output = model.score(features[:100])
-    return model.signature.target if torch.allclose(margin, output) else f"{model.signature.target}, before the model's link"
+    if torch.allclose(margin, output): return model.signature.target
+    logarithm = torch.allclose(margin.exp(), output)
+    return f"log of {model.signature.target}" if logarithm else f"{model.signature.target}, before the model's link"
 
 # %% ../../nbs/4_evaluation/43_explain.ipynb #bd5cacd5
 def _check_request(model, table, reference_table, steps, most_steps, class_index):

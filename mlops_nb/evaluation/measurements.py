@@ -47,6 +47,12 @@ def related_runs(
         for run_id in reversed([node.id.removeprefix("run/") for node in nodes if node.kind == "run"]):
             if run_id not in seen: yield store.runs.get(run_id)
             seen.add(run_id)
+    for relation, artifact in store.artifacts.edges_of(record.id):
+        if relation != "used" or artifact.type != "model": continue
+        nodes = trace(store.catalog, artifact.reference, "downstream").nodes
+        for run_id in reversed([node.id.removeprefix("run/") for node in nodes if node.kind == "run"]):
+            if run_id not in seen: yield store.runs.get(run_id)
+            seen.add(run_id)
 
 # %% ../../nbs/4_evaluation/40_measurements.ipynb #67f2db59
 def find_measurement(

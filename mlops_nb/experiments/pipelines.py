@@ -128,6 +128,8 @@ def _run_step(store, pipeline, step, group_id, force, on_step, tags):
     reusable = None if force else find_reusable(store, key, group_id)
     if reusable:
         _join(store, group_id, step, reusable.id, reused=True)
+        for relation, artifact in store.artifacts.edges_of(reusable.id):
+            if relation == "logged": store.artifacts.alias(artifact.reference, "latest") # as if it had been logged again
         return StepResult(step, reusable, reused=True)
     run_id = new_id()
     options = on_step(step) if on_step else {}

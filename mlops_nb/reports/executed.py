@@ -101,7 +101,7 @@ def notebook_title(
     "What a notebook calls itself"
     first = next((source_of(cell) for cell in notebook["cells"] if cell["cell_type"] == "markdown"), "")
     found = re.match(r"\s*#\s+(.+)", first)
-    return re.sub(r"[`*_]", "", found[1].strip()) if found else ""
+    return re.sub(r"[`*]|\b_|_\b", "", found[1].strip()) if found else ""
 
 # %% ../../nbs/9_interface/95_executed.ipynb #c0d6b579
 def rich_sections(

@@ -81,11 +81,18 @@ def opening(
                    element("div", said, element("p", note, class_="beside") if note else None, class_=f"verdict {judged.kind}"), shown)
 
 # %% ../../nbs/9_interface/95_opening.ipynb #a4d353d1
+def _executed_cell(notebook, error):
+    "Position of the cell that failed in the executed notebook; None where that is not known."
+    count = error.get("execution_count")
+    cells = notebook["cells"] if notebook and count else []
+    return next((index for index, cell in enumerate(cells) if cell.get("execution_count") == count), None)
+
+# %% ../../nbs/9_interface/95_opening.ipynb #4f36f72d
 def _failed(member):
     "One run that did not come to its end."
     error, record = member.record.error, member.record
-    cell = error.get("cell_index")
-    known = cell is not None and member.notebook and cell < len(member.notebook["cells"])
+    cell = _executed_cell(member.notebook, error)
+    known = cell is not None
     source = source_of(member.notebook["cells"][cell]) if known else ""
     place = failed_place(error)
     where = element("a", place, href=f"#{record.id}-cell-{cell + 1}") if known else place

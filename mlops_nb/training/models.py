@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # %% ../../nbs/3_training/33_models.ipynb #2dccf574
-from ..settings import ModelError, Workspace, open_workspace
+from ..settings import ModelError, Workspace, find_workspace
 from ..store.artifacts import Artifact
 from .programs import export_program, load_program
 from .signature import Signature, to_frame, to_tensors
@@ -196,4 +196,4 @@ def _find(reference, workspace, run):
     if run: return run.use_artifact(reference.reference if isinstance(reference, Artifact) else reference)
     if isinstance(reference, Artifact): return reference
     from mlops_nb.store.door import open_store
-    return open_store(workspace if isinstance(workspace, Workspace) else open_workspace(workspace)).artifacts.use(None, reference)
+    return open_store(workspace if isinstance(workspace, Workspace) else find_workspace(workspace)).artifacts.use(None, reference)

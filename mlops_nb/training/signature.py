@@ -157,7 +157,7 @@ def to_frame(
     wanted = [each.name for each in signature.columns]
     missing, others = [each for each in wanted if each not in table.columns], [each for each in table.columns if each not in wanted]
     if missing:
-        listed = "; ".join(f"{name!r} ({nearest_names(name, others)})" for name in missing[:10])
+        listed = "; ".join(f"{name!r} ({nearest_names(name, others)})" if others else repr(name) for name in missing[:10])
         more = f"; and {len(missing) - 10} more" if len(missing) > 10 else ""
         raise DataError(f"the table lacks {len(missing)} of the model's {len(wanted)} columns: {listed}{more}")
     return table
