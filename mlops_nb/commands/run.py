@@ -176,7 +176,7 @@ def summarize_pipeline(
     hints = [f"mlops-nb runs open {last.id}"]
     if store.workspace.objectives_path.exists(): hints.insert(0, f"mlops-nb objectives check {result.group_id}")
     from mlops_nb.wording import say_path
-    if verdict := _say_objectives(store, result): click.echo(f"Objectives: {verdict}")
+    if verdict := _say_objectives(store, result): click.echo(verdict)
     if report: click.echo(f"Report: {say_path(report)}")
     click.echo(f"More: {'   '.join(hints)}")
 

@@ -67,6 +67,7 @@ table { border-collapse: collapse; font-size: .9rem; min-width: 60%; }
 th, td { text-align: left; vertical-align: top; padding: .42rem 1.2rem .42rem 0; border-bottom: 1px solid var(--line); font-weight:
   400; }
 th:last-child, td:last-child { padding-right: 0; }
+@media (max-width: 40rem) { .scroll td:last-child:not(.number):not(:first-child) { min-width: 11rem; } }
 thead th { color: var(--muted); font-size: .82rem; vertical-align: bottom; white-space: nowrap; }
 tbody th { overflow-wrap: break-word; } section > .scroll > table > tbody th { min-width: 7.5rem; }
 .number { text-align: right; white-space: nowrap; } .shown table { min-width: 0; }
