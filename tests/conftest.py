@@ -9,6 +9,13 @@ import pytest
 import system_packages
 
 
+LONGEST = ("test_template_tabular", "test_template_digits", "test_models")  # whole pipelines: begun first, so that no worker waits for them
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch):
     "Settings of the caller's shell do not reach into a test"
