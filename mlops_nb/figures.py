@@ -27,4 +27,5 @@ def use_fonts(
         if path not in known: font_manager.fontManager.addfont(path)
     own = [family for family in rcParams["font.family"] if not family.startswith(("Noto Sans CJK", "Noto Sans Thai"))]
     rcParams["font.family"] = [*own, f"Noto Sans CJK {region}", "Noto Sans Thai"]
+    rcParams["text.parse_math"] = False # a column may be called `price in $`, and a class `$10 to $20`
     return rcParams["font.family"]

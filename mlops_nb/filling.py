@@ -21,7 +21,7 @@ from .settings import WorkspaceError
 class Answers:
     "What fills the gaps of a template"
     values: Mapping[str, str] = field(default_factory=dict) # what stands for `{{NAME}}` in texts
-    parameters: Mapping[str, Any] = field(default_factory=dict) # new defaults of notebooks' parameters
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict) # notebook, such as "train" -> parameter -> new default
     variant: str = "" # which of the files `NAME.VARIANT.EXT` is taken as `NAME.EXT`
 
 # %% ../nbs/9_interface/91_filling.ipynb #1212b95c
@@ -36,7 +36,7 @@ def fill_text(
     "The text with its gaps filled. Raises `WorkspaceError` for a gap that has no value"
     def value_of(gap):
         if gap[1] not in values: raise WorkspaceError(f"the template asks for {gap[1]!r}, which nobody gave; known: {', '.join(values)}")
-        return json.dumps(values[gap[1]], ensure_ascii=False)[1:-1] if quoted else values[gap[1]]
+        return json.dumps(values[gap[1]], ensure_ascii=False)[1:-1].replace("\x7f", "\\u007f") if quoted else values[gap[1]]
     return re.sub(r"\{\{(\w+)\}\}", value_of, text)
 
 # %% ../nbs/9_interface/91_filling.ipynb #6fb30dab
@@ -81,9 +81,9 @@ def fill_file(
 ) -> bytes:
     "The content of a file of the workspace"
     if path.suffix not in (".ipynb", ".toml", ".md", ".ini"): return content
-    text = content.decode()
-    if path.suffix == ".ipynb" and answers.parameters: text = fill_notebook(text, answers.parameters)
-    return fill_text(text, answers.values, quoted=path.suffix in (".toml", ".ipynb")).encode()
+    text = fill_text(content.decode(), answers.values, quoted=path.suffix in (".toml", ".ipynb")) # first: an answer may hold {{x}}
+    parameters = answers.parameters.get(path.stem) if path.suffix == ".ipynb" else None
+    return (fill_notebook(text, parameters) if parameters else text).encode()
 
 # %% ../nbs/9_interface/91_filling.ipynb #6a9d53c0
 def place_of(

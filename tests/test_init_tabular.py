@@ -2,6 +2,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from mlops_nb.objectives import read_objectives
 from test_template_tabular import call, refuse, tumours
 
 
@@ -79,3 +80,19 @@ def test_init_says_which_template_takes_data(tmp_path, arguments, words):
     message = refuse(tmp_path, "init", *arguments)
     for word in words:
         assert word in message
+
+
+def test_names_that_look_like_gaps_or_code_stay_names(tmp_path):
+    table = tumours().rename(columns={"diagnosis": "{{name}}", "smoker": 'say "$hi" \x7f'})
+    table.to_csv(tmp_path / "table.csv", index=False)
+    call(tmp_path, "init", "work", "--template", "tabular", "--data", "table.csv", "--target", "{{name}}", "--key", "case",
+         "--exclude", 'say "$hi" \x7f')
+    assert 'target: str = "{{name}}"' in (tmp_path / "work" / "notebooks" / "prepare.ipynb").read_text().replace('\\"', '"')
+    assert read_objectives(tmp_path / "work" / "objectives.toml", "EUR")[0].title.startswith("Predict {{name}}")
+
+
+def test_only_prepare_is_told_where_the_data_are(tmp_path):
+    tumours().to_csv(tmp_path / "table.csv", index=False)
+    call(tmp_path, "init", "work", "--template", "tabular", "--data", "table.csv", "--target", "diagnosis", "--key", "case")
+    assert "table.csv" not in (tmp_path / "work" / "notebooks" / "predict.ipynb").read_text()
+    assert "-p data FILE" in refuse(tmp_path / "work", "run", "notebooks/predict.ipynb", "--json")

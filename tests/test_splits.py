@@ -227,3 +227,13 @@ def test_bike_days_are_not_cut():
     assert split.method == "time"
     assert pd.Series(split.parts).groupby(found.table["dteday"]).nunique().max() == 1
     assert split.counts["test"] == pytest.approx(17379 * 0.2, abs=24)
+
+
+def test_rows_sorted_by_shop_are_in_no_order_of_time():
+    random = np.random.default_rng(0)
+    shops = np.repeat([f"shop {number:02}" for number in range(20)], 50)
+    sales = np.repeat(random.normal(size=20) * 5, 50) + random.normal(size=1000)
+    table = pd.DataFrame({"shop": shops, "size": random.normal(size=1000), "sales": sales})
+    schema = infer_schema(table, "sales")
+    split = split_rows(conform(table, schema), schema)
+    assert split.method == "random" and "blocks of shop" in split.note

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlops_nb.data.csv_files import guess_encoding
+from mlops_nb.data.schema import infer_schema
 from mlops_nb.data.tables import read_data
 from mlops_nb.settings import DataError
 
@@ -230,3 +231,11 @@ def test_numbers_are_not_touched(tmp_path):
     values = np.random.default_rng(0).normal(size=500)
     pd.DataFrame({"x": values}).to_csv(tmp_path / "x.csv", index=False)
     assert read_data(tmp_path / "x.csv")[0]["x"].tolist() == [repr(float(each)) for each in values]
+
+
+def test_thousands_are_no_decimals_and_nobody_guesses(tmp_path):
+    """A column that reads as 1.287 and as 1,287 is refused beside decimal commas; thousands alone are no sign of a decimal comma"""
+    table, source = read_data(written(tmp_path, "p;w;y\n" + "0,5;1.287;a\n0,7;3.400;b\n" * 10))
+    with pytest.raises(DataError, match="thousands or decimals"):
+        infer_schema(table, "y", decimal=source.decimal)
+    assert read_data(written(tmp_path, "a\tb\n0.5\t3,400\n"))[1].decimal == "."

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING
 import click
 
 # %% ../../nbs/9_interface/98_init.ipynb #b9d0662a
+from ..settings import DataError
 if TYPE_CHECKING: from mlops_nb.data.datasets import Inspection
+if TYPE_CHECKING: from mlops_nb.data.splits import Split
 if TYPE_CHECKING: from mlops_nb.filling import Answers
 
 # %% ../../nbs/9_interface/98_init.ipynb #9d15b630
@@ -72,11 +74,13 @@ def answers_for(
     from mlops_nb.filling import Answers
 
     name, schema, path = plain_name(data), inspection.schema, written_path(data, workspace)
+    try: path.encode()
+    except UnicodeEncodeError as error: raise DataError(f"the path {path!r} is no text in UTF-8; rename the file") from error
     target, data_name = schema.target.name, data.name
     lists = {each: list(options.get(each) or ()) for each in ("key", "exclude", "keep")}
     plain = {each: value for each, value in options.items() if value and each not in lists}
     values = {"name": name, "target": target, "data_name": data_name, "data_pattern": escape(path)}
-    return Answers(values, {"data": path, "target": target, **lists, **plain}, schema.task)
+    return Answers(values, {"prepare": {"data": path, "target": target, **lists, **plain}}, schema.task)
 
 # %% ../../nbs/9_interface/98_init.ipynb #bb4c9855
 def say_table(
@@ -121,16 +125,17 @@ def inspect_given(
     data: Path,
     target: str,
     **options, # of `inspect_data`, and columns to keep
-) -> "Inspection":
-    "Look at a table as the notebook `prepare` will. Raises `DataError`, `NotFoundError`"
+) -> tuple["Inspection", "Split"]:
+    "Look at a table and split it as the notebook `prepare` will. Raises `DataError`, `NotFoundError`"
     from mlops_nb.data.datasets import inspect_data
     from mlops_nb.data.leaks import check_leaks, find_leaks
+    from mlops_nb.data.splits import split_rows
 
     keep = options.pop("keep", ())
     inspection = inspect_data(data, target, **options)
     for name in keep: inspection.schema.column(name)
     check_leaks(find_leaks(inspection.table, inspection.schema), keep)
-    return inspection
+    return inspection, split_rows(inspection.table, inspection.schema)
 
 # %% ../../nbs/9_interface/98_init.ipynb #bfa4b546
 def check_given(
@@ -165,12 +170,12 @@ def init(folder, template, **options):
     inspection = answers = None
     if chosen.takes_data:
         given |= {name: dict(given[name]) for name in ("kinds", "formats") if name in given}
-        inspection = inspect_given(**given)
+        inspection, split = inspect_given(**given)
         answers = answers_for(given.pop("data"), Path(folder), given, inspection)
     made = init_workspace(folder, template, answers or NO_ANSWERS)
     purpose = f"predict {inspection.schema.target.name} from {inspection.source.name}" if inspection else chosen.title
     click.echo(f"Made {made}: {purpose}")
-    if inspection: click.echo("\n".join(["", *say_table(inspection)]))
+    if inspection: click.echo("\n".join(["", *say_table(inspection), f"split: {split.method}; {split.note}"]))
     place = [] if made == Path.cwd() else [(f"cd {shlex.quote(folder)}", "go there")]
     click.echo("\nTry next:")
     for command, purpose in [*place, *NEXT]: click.echo(f"  {command:<30}  {purpose}")

@@ -97,7 +97,6 @@ def to_texts(
     return names[encoded.indices.fill_null(-1).to_numpy()]
 
 # %% ../../nbs/2_data/20_columns.ipynb #9cc91118
-_THOUSANDS = r"^[+-]?\d{1,3}(\.\d{3})+(,\d+)?$" # points between thousands, where a comma stands before the decimals
 _NUMBER = r"^[+-]?((\d+\DECIMAL?\d*|\DECIMAL\d+)(e[+-]?\d+)?|inf(inity)?)$" # DECIMAL: a point or a comma
 
 # %% ../../nbs/2_data/20_columns.ipynb #b78fdedf
@@ -114,7 +113,6 @@ def to_numbers(
     if pd.api.types.is_numeric_dtype(series.dtype) and series.dtype.kind != "c":
         return np.array(series.to_numpy(dtype="float64", na_value=np.nan)), np.array([], dtype=np.int64)
     texts = _to_strings(series, decimal)
-    if decimal == ",": texts = pc.if_else(pc.match_substring_regex(texts, _THOUSANDS), pc.replace_substring(texts, ".", ""), texts)
     right = pc.match_substring_regex(texts, _NUMBER.replace("DECIMAL", decimal), ignore_case=True)
     known = pc.if_else(right, texts, pa.scalar(None, texts.type))
     if decimal != ".": known = pc.replace_substring(known, decimal, ".")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 # %% ../../nbs/2_data/22_kinds.ipynb #45ec6c95
 from .columns import ISO, is_missing, say_rows, to_booleans, to_dates, to_numbers, to_texts
+from .csv_files import THOUSANDS
 from .date_forms import detect_date_formats
 from ..settings import DataError
 if TYPE_CHECKING: import numpy as np
@@ -52,7 +53,9 @@ def convert(
     else: found, bad = to_numbers(values, decimal)
     rows = np.arange(1, len(values) + 1) if rows is None else rows
     if len(bad): raise _misfit(name, values, bad, rows, f"no {_NOUNS[kind]}" + (f" of the form {format}" if format else ""))
-    if kind == "number" and len(bad := np.flatnonzero(np.isinf(found))): raise _misfit(name, values, bad, rows, "infinite")
+    with np.errstate(over="ignore"): small = found.astype(np.float32) if kind == "number" else found
+    if kind == "number" and len(bad := np.flatnonzero(np.isinf(small))):
+        raise _misfit(name, values, bad, rows, "infinite" if np.isinf(found[bad]).all() else "too large for 32 bits")
     return found
 
 # %% ../../nbs/2_data/22_kinds.ipynb #4edd8a44
@@ -65,16 +68,24 @@ def _misfit(name, values, bad, rows, what, remedy="correct them, or leave the ce
 def _are_codes(values):
     import pandas as pd
     if pd.api.types.is_numeric_dtype(values.dtype): return False
-    return any(text and len(text) > 1 and text[0] == "0" and text.isdigit() for text in to_texts(values))
+    texts = [text for text in to_texts(values) if text]
+    return all(text.isdigit() for text in texts) and sum(len(text) > 1 and text[0] == "0" for text in texts) > 1
 
 # %% ../../nbs/2_data/22_kinds.ipynb #5f31053a
 def decimal_of(
+    name: str, # of the column, for messages
     values: "pd.Series", # (n,) of one column
     decimal: str, # of the file
 ) -> str: # a point or a comma
-    "What stands before the decimals of a column's numbers"
+    "What stands before the decimals of a column's numbers. Raises `DataError` where nobody can tell"
+    import pandas as pd
     if decimal == "." or not len(to_numbers(values, decimal)[1]): return decimal
-    return decimal if len(to_numbers(values, ".")[1]) else "."
+    if len(to_numbers(values, ".")[1]): return decimal
+    texts = pd.Series(values).dropna().astype(str)
+    if texts[texts.str.contains(".", regex=False)].str.fullmatch(THOUSANDS).all():
+        raise DataError(f"column {name!r}: {texts.iloc[0]!r} may be thousands or decimals, as the file has decimal commas; "
+                        "write plain numbers")
+    return "."
 
 # %% ../../nbs/2_data/22_kinds.ipynb #12bce35a
 def find_kind(

@@ -108,6 +108,7 @@ def infer_schema(
         if not isinstance(given, str): continue
         raise DataError(f"{option} is the text {given!r}, not pairs; on the command line: -y 'prepare.{option}: {{COLUMN: VALUE}}'")
     keys, formats = names_of(key), dict(formats or {})
+    if "prediction" in (target, *keys): raise DataError("'prediction' is what the model's answer is called; rename the column")
     kinds = {**(kinds or {}), **dict.fromkeys(formats, "date")}
     for name, kind in kinds.items():
         if kind not in KINDS: raise DataError(f"kind {kind!r} of column {name!r} is not known; it can be {quoted_choice(KINDS)}")
@@ -137,7 +138,7 @@ def _infer_target(name, values, kept, kind, task, positive, decimal):
     if not len(kept): raise DataError(f"target {name!r} is missing in every row")
     known, rows, missing = values.iloc[kept], kept + 1, len(values) - len(kept)
     check_plain(name, known)
-    decimal = decimal_of(known, decimal)
+    decimal = decimal_of(name, known, decimal)
     task = find_task(name, known, task, kind, decimal, rows)
     if task == "regression" and positive not in ("", None):
         raise DataError(f"target {name!r} is a number; positive={positive!r} is for two classes")
@@ -159,7 +160,7 @@ def _infer_column(name, role, values, rows, kind, format, decimal):
     if not count: raise DataError(f"column {name!r} is empty in all rows; leave it out (--exclude {quote(name)})")
     if role == "group" and empty:
         raise DataError(f"group {name!r} is missing in {say_count(empty, 'row')}: {say_rows(rows[missing])}; give each row one")
-    decimal = decimal_of(values, decimal)
+    decimal = decimal_of(name, values, decimal)
     guessed, kind = not kind and role != "group", kind or ("category" if role == "group" else "")
     if guessed: kind, format = find_kind(name, values, decimal, rows)
     if role in ("time", "order") and kind not in ("date", "number"):
@@ -188,6 +189,8 @@ def _hint(column, values, found):
         return "digits with leading zeros: taken for codes" if codes else ""
     if column.kind != "number": return ""
     if column.distinct == len(found) > 2 and np.all(found[1:] == found[:-1] + 1): return "looks like a row number"
+    close = len(np.unique(found.astype(np.float32))) < len(np.unique(found)) / 2
+    if close: return "its differences are lost in the 32 bits of a model; subtract a constant"
     long = np.nanmax(np.abs(found)) > 2**53 and _count_texts(values) > column.distinct
     return "has more digits than a number keeps; is it a key?" if long else ""
 

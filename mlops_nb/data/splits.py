@@ -175,6 +175,15 @@ def _by_row(table, schema, sizes):
     return _in_order(sizes)[::-1].copy() if _newest_first(table, schema) else _in_order(sizes)
 
 # %% ../../nbs/2_data/23_splits.ipynb #897b6bb7
+def _in_blocks(table, schema):
+    "A category whose rows lie together, each value in one block; empty where there is none."
+    for column in schema.features:
+        if column.kind != "category" or column.distinct < 3: continue
+        values = table[column.name]
+        if (values != values.shift()).sum() == values.nunique(dropna=False): return column.name
+    return ""
+
+# %% ../../nbs/2_data/23_splits.ipynb #405fb310
 def _choose(table, schema, codes, names, sizes):
     "The method for a table, and the reason"
     classes, target = schema.task != "regression", schema.target.name
@@ -184,6 +193,7 @@ def _choose(table, schema, codes, names, sizes):
     if schema.group: return "grouped", f"no {schema.group.name} is in two parts"
     usual = ("stratified", "every class has the same share in every part") if classes else ("random", "rows are dealt at random")
     if not is_log(codes if classes else table[target].to_numpy(), classes): return usual
+    if block := _in_blocks(table, schema): return usual[0], f"{usual[1]}; the rows lie in blocks of {block}: are they a group?"
     if lack := _find_lack(_by_row(table, schema, sizes), codes, names):
         return usual[0], f"{usual[1]}; the rows seem to be in order of time, but in that order class {lack[0]!r} is missing in {lack[1]}"
     first, last = ("test", f"train, as {date} falls") if (date := _newest_first(table, schema)) else ("train", "test")

@@ -39,7 +39,7 @@ _OTHERS = {b"PK\x03\x04": "an Excel workbook or a zip file", b"\xd0\xcf\x11\xe0"
            b"ARROW1": "a Feather file", b"SQLite format 3": "an SQLite database", b"\x89HDF": "an HDF5 file", b"ORC": "an ORC file",
            b"BZh": "packed with bzip2", b"\xfd7zXZ": "packed with xz", b"\x28\xb5\x2f\xfd": "packed with zstd",
            b"7z\xbc\xaf": "packed with 7-Zip", b"\x80\x04\x95": "a Python pickle", b"\x93NUMPY": "a NumPy array", b"<?xml": "XML",
-           b"<!DOCTYPE": "a web page", b"<html": "a web page", b"{": "JSON", b"[{": "JSON"}
+           b"<!DOCTYPE": "a web page", b"<html": "a web page", b'{"': "JSON", b"{\n": "JSON", b"[{": "JSON"}
 
 # %% ../../nbs/2_data/21_tables.ipynb #92bc1fe1
 def _read_bytes(path):

@@ -6,6 +6,7 @@
 __all__ = ['TASKS', 'MOST_CLASSES', 'FEWEST_ROWS', 'find_task', 'find_classes']
 
 # %% ../../nbs/2_data/22_targets.ipynb #7876cc31
+import math
 from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/2_data/22_targets.ipynb #230fcab2
@@ -56,8 +57,10 @@ def find_classes(
         remedy = "join some, or give task='regression' if they are numbers"
         raise DataError(f"target {name!r} has {len(labels):,} classes, more than {MOST_CLASSES}; {remedy}")
     rare = [f"{label!r} ({count})" for label, count in zip(labels, counts) if count < FEWEST_ROWS]
-    if rare: raise DataError(f"target {name!r}: a class needs at least {FEWEST_ROWS} rows; {', '.join(rare[:5])} "
-                             f"{'and others have' if len(rare) > 5 else 'has' if len(rare) == 1 else 'have'} fewer; join or remove them")
+    quantity = ", or predict a quantity (--task regression)" if None not in map(_as_number, labels) else ""
+    have = "and others have" if len(rare) > 5 else "has" if len(rare) == 1 else "have"
+    if rare: raise DataError(f"target {name!r}: a class needs at least {FEWEST_ROWS} rows; {', '.join(rare[:5])} {have} fewer; "
+                             f"join or remove them{quantity}")
     classes = _original(labels)
     if task == "binary": return _order(classes, positive)
     if positive not in ("", None): raise DataError(f"target {name!r} has {len(labels):,} classes; positive={positive!r} is for two")
@@ -79,7 +82,7 @@ def _as_number(label):
     for kind in (int, float):
         try: number = kind(label)
         except ValueError: continue
-        if str(number) == label: return number
+        if str(number) == label and math.isfinite(number): return number
     return None
 
 # %% ../../nbs/2_data/22_targets.ipynb #dc53082f

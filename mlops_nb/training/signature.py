@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 # %% ../../nbs/3_training/30_signature.ipynb #eae7b77f
-from ..data.columns import date_parts, say_rows, to_texts
+from ..data.columns import date_parts, say_rows, to_numbers, to_texts
 from ..data.kinds import convert
 from ..settings import DataError
 from ..text_files import nearest_names
@@ -180,10 +180,19 @@ def _frame_of(table, signature):
     return frame
 
 # %% ../../nbs/3_training/30_signature.ipynb #f328d871
+def _is_number(text):
+    "Whether a category's text may come as a number or a boolean."
+    return text in ("True", "False") or not len(to_numbers([text])[1])
+
+# %% ../../nbs/3_training/30_signature.ipynb #6d10dd1b
 def _codes(values, column):
     "The codes of a category"
     import pandas as pd
 
+    plain = pd.api.types.is_numeric_dtype(values.dtype) and len(values) # numbers and booleans
+    if values.dtype.kind == "M" or plain and values.notna().any() and not any(map(_is_number, column.vocabulary)):
+        known = ", ".join(column.vocabulary[:2])
+        raise DataError(f"column {column.name!r} holds {values.dtype}, and the model knows texts such as {known}; give the texts")
     texts = convert(column.name, values, column.kind)
     codes = pd.Index(column.vocabulary, dtype=object).get_indexer(texts) + 1
     if column.missing: codes[pd.isna(texts)] = column.size - 1
@@ -197,11 +206,7 @@ def _numbers(values, column, first_row):
     rows = np.arange(first_row, first_row + len(values))
     found = convert(column.name, values, column.kind, column.format, column.decimal, rows)
     if column.kind == "date": return [part for name, part in date_parts(found).items() if name in column.parts]
-    with np.errstate(over="ignore"): found = found.astype(np.float32)
-    large = np.flatnonzero(np.isinf(found))
-    if not len(large): return [found]
-    where = say_rows(rows[large], values.iloc[large[:5]].tolist())
-    raise DataError(f"column {column.name!r}: {where}: a model takes numbers up to 3.4e38; correct them, or leave the cells empty")
+    return [found.astype(np.float32)]
 
 # %% ../../nbs/3_training/30_signature.ipynb #cbcf32a8
 def target_tensor(
