@@ -7,8 +7,27 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 
 
+def amounts(
+    found: dict,  # of a case
+) -> tuple[float, float]:  # ours, the peer's
+    "What is compared: `ours` and `peer`, or names that say more, with the unit: `ours_s`, and `stock_s` or `limit_s`"
+    unit = found["unit"].lower()
+    peer = next(name for name in ("peer", f"stock_{unit}", f"limit_{unit}") if name in found)
+    return found["ours" if "ours" in found else f"ours_{unit}"], found[peer]
+
+
+def row(
+    found: dict,  # of a case
+) -> list[str]:
+    "The cells of a case behind its name; one without a target has no ratio"
+    cells = [*(f"{each:.3g}" for each in amounts(found)), found["unit"]]
+    if found.get("target") is None:
+        return cells
+    return [*cells, f"{found['ratio']:.2f}", f"{found['target']:.2f}", "[green]met[/]" if found["met"] else "[red]missed[/]"]
+
+
 def show(
-    results: dict[str, dict],  # case -> {"ours", "peer", "ratio", "unit", "target", "met"}
+    results: dict[str, dict],  # case -> {"ours", "peer", "unit"}, and {"ratio", "target", "met"} where it has a target; "machine" -> facts
     title: str,  # of the table
 ) -> None:
     "Print cases as a table; `ratio` is how many times better ours is than the peer"
@@ -19,8 +38,8 @@ def show(
     for heading in ("case", "ours", "peer", "unit", "ratio", "target", ""):
         table.add_column(heading, justify="left" if heading in ("case", "unit", "") else "right")
     for case, found in results.items():
-        numbers = (f"{found['ours']:.3g}", f"{found['peer']:.3g}", found["unit"], f"{found['ratio']:.2f}", f"{found['target']:.2f}")
-        table.add_row(case, *numbers, "[green]met[/]" if found["met"] else "[red]missed[/]")
+        if case != "machine":
+            table.add_row(case, *row(found))
     Console().print(table)
 
 

@@ -15,7 +15,10 @@ import click
 # %% ../nbs/9_interface/99_cli.ipynb #5c7f2a89
 from . import __version__
 from .commands.init import init
+from .commands.kernels import kernels
+from .commands.parameters import parameters
 from .commands.report import report
+from .commands.resume import resume
 from .commands.run import run
 from .commands.runs import runs
 from .commands.shared import Program, find_store, json_option, make_store, print_json, set_up_logging, show
@@ -40,8 +43,11 @@ def main():
 # %% ../nbs/9_interface/99_cli.ipynb #49ad2687
 main.add_command(init)
 main.add_command(run)
+main.add_command(resume)
+main.add_command(parameters)
 main.add_command(runs)
 main.add_command(report)
+main.add_command(kernels)
 
 # %% ../nbs/9_interface/99_cli.ipynb #e126296e
 def find_lineage(

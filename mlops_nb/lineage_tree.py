@@ -44,7 +44,7 @@ def _grow(branch, graph, root, neighbours, seen):
 
 def _children(branch, node, neighbours):
     "Pairs of branch and neighbour, the first one last."
-    found = [each for relation, each in neighbours(node.id) if relation in ("used", "generated_by")]
+    found = [each for relation, each in neighbours(node.id) if relation in ("used", "generated_by", "resumed_from")]
     rest = [Text(f"… and {len(found) - SHOWN} older ones", style="dim")] if len(found) > SHOWN else []
     return [(branch, each) for each in reversed([*found[-SHOWN:], *rest])]
 

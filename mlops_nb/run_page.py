@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NO_FILES', 'say_error', 'failed_lines', 'failed_place', 'failure', 'say_hardware', 'say_code', 'headline',
-           'values_table', 'run_page']
+           'say_attempt', 'values_table', 'run_page']
 
 # %% ../nbs/9_interface/92_run_page.ipynb #cec6631a
 import hashlib
@@ -110,7 +110,19 @@ def headline(
 ) -> Text:
     "A run and its status in a line"
     took = "" if record.duration_s is None else f" {'for' if record.status in LIVE else 'in'} {say_duration(record.duration_s)}"
-    return Text.assemble((record.name, "bold"), "  ", record.id, "  ", say_status(record.status), took)
+    attempt = f"  attempt {record.attempt}" if record.attempt > 1 else ""
+    return Text.assemble((record.name, "bold"), "  ", record.id, attempt, "  ", say_status(record.status), took)
+
+# %% ../nbs/9_interface/92_run_page.ipynb #8eb2d9b0
+def say_attempt(
+    record: RunRecord,
+    attempts: Sequence[RunRecord], # all of the same run, the first one first
+) -> str: # empty where there is only one
+    "Which attempt a run is, and the ones next to it"
+    last = max([record.attempt, *(each.attempt for each in attempts)])
+    before = f", resumed from {record.resumed_from}" if record.resumed_from else ""
+    after = next((f", resumed by {each.id}" for each in attempts if each.resumed_from == record.id), "")
+    return f"{record.attempt} of {last}{before}{after}" if last > 1 else ""
 
 # %% ../nbs/9_interface/92_run_page.ipynb #34e7ce5f
 def values_table(
@@ -129,14 +141,16 @@ def run_page(
     record: RunRecord,
     edges: Sequence[tuple[str, Any]] = (), # pairs of relation and artifact
     folder: Path | None = None, # with the run's own files
+    attempts: Sequence[RunRecord] = (), # all of the same run, the first one first
 ) -> RenderableType:
     "All that is known of a run"
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.started_at)) if record.started_at else ""
     group = record.group_id and f"{record.group_id}, step {record.step}"
     wandb = record.wandb_path and say_path(Path(record.wandb_path).parent)
-    facts = [("notebook", record.notebook), ("started", started), ("group", group), ("tags", ", ".join(record.tags)), ("note", record.note),
-             ("code", say_code(record)), *say_hardware(record.hardware, record.host_info),
-             ("W&B", record.wandb_state), ("", wandb), ("files", folder and say_path(folder))]
+    facts = [("notebook", record.notebook), ("started", started), ("attempt", say_attempt(record, attempts)), ("group", group),
+             ("tags", ", ".join(record.tags)), ("note", record.note), ("code", say_code(record)),
+             *say_hardware(record.hardware, record.host_info), ("W&B", record.wandb_state), ("", wandb),
+             ("files", folder and say_path(folder))]
     data = [(relation, f"{artifact.reference}  {artifact.type}, {say_bytes(artifact.size_bytes)}") for relation, artifact in edges]
     values = Table.grid(padding=(0, 6, 0, 0))
     values.add_row(values_table("Parameters", record.parameters), values_table("Metrics", record.metrics))

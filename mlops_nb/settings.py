@@ -104,6 +104,8 @@ class WandbSettings:
 class KernelSettings:
     "Section `[kernels]`"
     warm: bool = True # whether kernels are forked from a process that has imported the heavy libraries
+    pool: int = field(default=2, metadata={"minimum": 0}) # kernels that wait, ready, for whoever comes
+    idle_s: int = field(default=600, metadata={"minimum": 1}) # seconds without a request after which that process ends
     preload: tuple[str, ...] = ("torch", "wandb", "numpy", "pandas", "sklearn", "matplotlib", "captum") # these libraries
 
 # %% ../nbs/00_settings.ipynb #4685ad75

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from mlops_nb.experiments import client, kernels
+from mlops_nb.experiments import cells, client, kernels, whole_files
 from mlops_nb.experiments.engine import Execution, execute
 from mlops_nb.settings import KernelError, NotebookError, ParameterError, StoreError, StoreFullError
 
@@ -118,7 +118,7 @@ def test_a_failing_cell(write, output):
 
 
 def test_a_failure_in_the_injected_cell_is_one_of_the_parameters_cell(write, output):
-    with patch("papermill.execute.parameterize_notebook", side_effect=_inject_nonsense):
+    with patch("papermill.parameterize.parameterize_notebook", side_effect=_inject_nonsense):
         execution = execute(write("# Training", ("parameters", "epochs = 10"), "epochs"), output, {"epochs": 3})
     assert (execution.error.cell_index, execution.error.name) == (1, "NameError")
 
@@ -173,13 +173,13 @@ def test_other_deaths(write, output, code, words):
 
 
 def test_a_death_after_the_last_cell(write, output):
-    original = client.CellClient.papermill_execute_cells
+    original = cells.CellClient.run_cells
 
-    def execute_and_kill(self):
-        original(self)
+    async def run_and_kill(self):
+        await original(self)
         os.kill(self.watch.kernel.pid, signal.SIGKILL)
 
-    with patch.object(client.CellClient, "papermill_execute_cells", execute_and_kill):
+    with patch.object(cells.CellClient, "run_cells", run_and_kill):
         execution = execute(write("1"), output)
     assert execution.status == "killed"
     assert states(read(output)) == ["completed"]
@@ -318,20 +318,18 @@ def test_a_callback_that_fails_leaves_no_kernel(write, output):
 
 
 def test_a_full_disk_keeps_the_last_whole_notebook(write, output):
-    notebook, pids = write("print('one')", "print('two')", "print('three')"), []
-    original = client.os.fsync
-    calls = []
+    notebook, pids = write("print('one')", "print('two')", "import time; time.sleep(0.1)", "print('three')"), []
+    original = whole_files.os.replace
 
-    def fsync(descriptor):
-        calls.append(descriptor)
-        if len(calls) > 4:
+    def replace(temporary, target):
+        if '"two' in Path(temporary).read_text():
             raise OSError(errno.ENOSPC, "No space left on device")
-        return original(descriptor)
+        return original(temporary, target)
 
-    with patch.object(client.os, "fsync", fsync), pytest.raises(StoreFullError, match="No space left on device"):
+    with patch.object(whole_files.os, "replace", replace), pytest.raises(StoreFullError, match="No space left on device"):
         execute(notebook, output, on_kernel_start=pids.append)
     assert not psutil.pid_exists(pids[0])
-    assert printed(read(output)) == "one\ntwo\n"
+    assert printed(read(output)) == "one\n"
     assert sorted(os.listdir(output.parent)) == ["executed.ipynb", "notebook.ipynb"]
 
 
@@ -346,6 +344,102 @@ def test_an_output_keeps_its_link_has_the_usual_mode_and_takes_any_text(write, o
     mask = os.umask(0)
     os.umask(mask)
     assert target.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_text_that_a_dying_kernel_had_not_sent(write, output):
+    dying = "import os, sys\nfor step in range(50): print('step', step)\nsys.stderr.write('careful')\nos.kill(os.getpid(), 9)"
+    assert execute(write("print('one')", dying), output).status == "killed"
+    cell = read(output).cells[-1]
+    steps = "".join(f"step {step}\n" for step in range(50))
+    assert {each.name: each.text for each in cell.outputs[:-1]} == {"stdout": steps, "stderr": "careful"}
+
+
+@pytest.mark.parametrize("ended, likely", [
+    ((-9, 31, 32), True), ((-9, 1, 32, True), True), ((1, 31, 32), True),
+    ((-9, 28, 32), False), ((-9,), False), ((None,), False), ((0, 31, 32), False)])
+def test_what_a_death_tells_of_memory(ended, likely):
+    assert ("likely out of memory" in cells.describe_death(kernels.KernelExit(*ended))) == likely
+
+
+def test_a_cell_over_its_time_is_interrupted(write, output, tmp_path):
+    slow = "import time\nprint('begun')\ntry: time.sleep(60)\nfinally: open('saved', 'w')"
+    execution = execute(write("1", slow, "print('never')"), output, cell_timeout_s=0.5, cwd=tmp_path)
+    assert (execution.status, execution.error.cell_index, execution.error.name) == ("failed", 1, "CellTimeoutError")
+    assert execution.error.message == "the cell ran longer than its limit of 0.5 s, and was interrupted"
+    executed = read(output)
+    assert states(executed) == ["completed", "failed", "pending"]
+    assert printed(executed) == "begun\n"
+    assert [each.ename for each in executed.cells[-2].outputs if each.output_type == "error"] == ["KeyboardInterrupt", "CellTimeoutError"]
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_cell_that_does_not_listen_to_its_limit_is_killed(write, output, monkeypatch):
+    monkeypatch.setattr(kernels.KernelProcess.__init__, "__defaults__", (0.3,))
+    deaf = "import time, signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nprint('begun')\nwhile True: time.sleep(1)"
+    pids = []
+    execution = execute(write(deaf, "print('never')", execution_timeout=1), output, on_kernel_start=pids.append)
+    assert (execution.status, execution.error.name) == ("failed", "CellTimeoutError")
+    assert execution.error.message.startswith("the cell ran longer than its limit of 1 s; it did not listen to an interrupt")
+    assert states(read(output)) == ["failed", "pending"] and printed(read(output)) == "begun\n"
+    assert not psutil.pid_exists(pids[0])
+
+
+def test_a_notebook_over_its_time(write, output):
+    execution = execute(write(*["import time; time.sleep(0.7)"] * 60), output, cell_timeout_s=60, timeout_s=3)
+    assert execution.status == "failed"
+    assert execution.error.message.startswith("the notebook ran longer than its limit of 3 s")
+    assert states(read(output)).index("failed") < 59 and states(read(output))[-1] == "pending"
+
+
+def test_outputs_are_in_the_file_while_a_cell_runs_and_saves_are_few(write, output, tmp_path):
+    waiting = """import pathlib, time
+print("quiet")
+while "quiet\\\\n" not in pathlib.Path("executed.ipynb").read_text().replace('print(', ''): time.sleep(0.05)
+for line in range(2000): print(line, flush=True)"""
+    saves, original = [], whole_files.os.replace
+    with patch.object(whole_files.os, "replace", lambda *names: (saves.append(names), original(*names))):
+        execution = execute(write(waiting), output, cwd=tmp_path, cell_timeout_s=60)
+    assert execution.status == "finished", execution.error
+    assert printed(read(output)) == "quiet\n" + "".join(f"{line}\n" for line in range(2000))
+    assert len(saves) <= 6 + execution.duration_s
+
+
+def test_secrets_are_masked_wherever_they_are_shown(write, output, tmp_path, capsys):
+    secret = "correct-horse-<&>'battery"
+    shows = """import sys
+secret = sys.mlops_nb_secrets["TOKEN"]
+print(secret); print(secret[:9], end="", flush=True); print(secret[9:], flush=True)
+print(repr(secret), file=sys.stderr)"""
+    execution = execute(write(shows, "secret", "raise ValueError(secret)"), output, secrets={"token": secret}, log_output=True)
+    assert (execution.status, execution.error.message) == ("failed", "**********")
+    text = output.read_text() + "".join(capsys.readouterr()) + str(execution)
+    assert "**********" in text and "horse" not in text and "battery" not in text
+
+
+def test_a_notebook_that_has_its_parameters_already(write, output):
+    source = nbformat.read(write(("parameters", "epochs = 10"), "1 / (epochs - 3)"), as_version=4)
+    given = nbformat.reads(nbformat.writes(source), as_version=4)
+    given.cells.insert(1, new_code_cell("epochs = 3", metadata={"tags": ["injected-parameters"]}))
+    before = nbformat.writes(given)
+    execution = execute(given, output, source=source, input_path="train.ipynb")
+    assert (execution.status, execution.error.cell_index) == ("failed", 1)
+    assert nbformat.writes(given) == before
+    assert read(output).metadata.papermill["input_path"] == os.path.abspath("train.ipynb")
+
+
+def test_many_runs_leave_nothing_in_the_process(write, output):
+    def size():
+        with open("/proc/self/smaps_rollup") as file:
+            return int(next(line for line in file if line.startswith("Private_Dirty")).split()[1]), len(os.listdir("/proc/self/fd"))
+
+    notebook = write("1")
+    for _ in range(12):
+        execute(notebook, output)
+    memory_kb, descriptors = size()
+    for _ in range(20):
+        execute(notebook, output)
+    assert size()[1] <= descriptors and threading.active_count() < 20
+    assert size()[0] - memory_kb < 20 * 100  # an execution that stayed as a whole would be some MB
 
 
 def test_everything_that_a_notebook_started_is_gone(write, output):
@@ -428,6 +522,25 @@ def test_a_notebook_that_does_not_listen_is_killed(write, tmp_path):
     assert printed(executed) == "one\nbefore\n"
 
 
+@pytest.mark.parametrize("moment", ["save", "after the last cell", "start"])
+def test_cancelled_at_other_moments(write, output, moment):
+    sent, original = [], whole_files.os.replace
+
+    def send():
+        if not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    notebook = write("print('one')", "print('two')")
+    options = {"on_kernel_start": lambda _: send()} if moment == "start" else {}
+    if moment == "after the last cell":
+        options["on_progress"] = lambda done, count, _: send() if done == count else None
+    with patch.object(whole_files.os, "replace", lambda *names: (send() if moment == "save" else None, original(*names))):
+        execution = execute(notebook, output, **options)
+    assert execution.status == "cancelled"
+    assert states(read(output))[-1] == ("completed" if moment == "after the last cell" else "pending")
+    assert execution.error.message == "cancelled by SIGTERM"
+
+
 def test_cancelled_before_the_kernel_started(write, output):
     with patch.object(client.KernelClient, "create_kernel_manager", autospec=True, side_effect=_cancel_first):
         execution = execute(write("1"), output)
@@ -463,7 +576,7 @@ def test_a_running_loop_is_no_obstacle(write, output):
     assert asyncio.run(run()).status == "finished"
 
 
-@pytest.mark.parametrize("first", ["papermill", "mlops_nb.experiments.client"])
+@pytest.mark.parametrize("first", ["papermill", "mlops_nb.experiments.papermill_engine"])
 def test_papermill_finds_the_engine_whatever_is_imported_first(write, output, first):
     information = output.parent / "installed-1.dist-info"
     information.mkdir()
@@ -485,8 +598,8 @@ def test_no_sockets_are_left(write, output, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "t"))
     Path(tmp_path / "t").mkdir()
     assert execute(write("1"), output).status == "finished"
-    assert os.listdir(tmp_path / "t") == []
+    assert [name for name in os.listdir(tmp_path / "t") if name != f"mlops-nb-{os.geteuid()}"] == []  # the fork server's folder stays
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("long" * 20)))
     Path(tmp_path / ("long" * 20)).mkdir()
     assert execute(write("1"), output).status == "finished"
-    assert os.listdir(tmp_path / ("long" * 20)) == []
+    assert [name for name in os.listdir(tmp_path / ("long" * 20)) if name != f"mlops-nb-{os.geteuid()}"] == []

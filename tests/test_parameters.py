@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 from papermill import cli
 
-from mlops_nb.experiments.parameters import _typed, check_parameters, load_notebook, parameter_names, read_parameters
+from mlops_nb.experiments.conversion import papermill_value, untyped_value
+from mlops_nb.experiments.parameters import check_parameters, load_notebook, parameter_names, read_parameters
 from mlops_nb.settings import NotebookError, ParameterError
 
 numbers = st.from_regex(r"[-+]?[0-9_]{0,4}\.?[0-9]{0,3}(e[-+]?[0-9]{1,3})?", fullmatch=True)
@@ -31,7 +32,7 @@ def notebook_with(source, **metadata):
 @example("1_000")
 @example("๗")
 def test_types_are_papermills(text):
-    assert repr(_typed(text)) == repr(cli._resolve_type(text))
+    assert repr(papermill_value(text)) == repr(cli._resolve_type(text))
 
 
 def test_order_is_papermills(tmp_path):
@@ -43,8 +44,8 @@ def test_order_is_papermills(tmp_path):
         result = CliRunner().invoke(cli.papermill, ["in.ipynb", "out.ipynb", *flags])
     assert result.exit_code == 0, result.output
     ours = read_parameters([("c", "3"), ("d", "3")], [("d", "4")], [file], ["{b: 2, c: 2, d: 2}"], [encoded])
-    assert ours == execute.call_args.kwargs["parameters"]
-    assert ours == {"a": 1, "b": 2, "c": 3, "d": "4", "e": 0, "day": "2024-01-31"}
+    assert untyped_value(ours) == execute.call_args.kwargs["parameters"]
+    assert untyped_value(ours) == {"a": 1, "b": 2, "c": 3, "d": "4", "e": 0, "day": "2024-01-31"}
 
 
 @pytest.mark.parametrize("flags, message", [
@@ -118,6 +119,7 @@ def test_older_and_newer_formats_are_read(tmp_path):
     ("if True:\n    deep = 1", {"deep"}),
     ("ชั้น = 3", {"ชั้น"}),
     ("%matplotlib inline\n!ls\nn = 1", {"n"}),
+    ("token: str", {"token"}),
     ("# nothing yet", set()),
 ])
 def test_names_of_python(source, names):

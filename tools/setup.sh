@@ -32,6 +32,7 @@ fi
 echo "Installing the pinned packages into $venv (some minutes the first time)"
 "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt "$@"
 "$venv/bin/python" -m compileall -q mlops_nb  # a shell with PYTHONDONTWRITEBYTECODE would compile at every start
+"$venv/bin/jupyter" kernelspec install --sys-prefix --name mlops-nb mlops_nb/kernelspec 2>/dev/null  # an editable install leaves data files out
 if [ "$venv" = .venv ]; then
     "$venv/bin/python" tools/install_hooks.py
 fi

@@ -60,9 +60,10 @@ def show_run(run, as_json):
     edges = store.artifacts.edges_of(record.id)
     if as_json:
         data = {relation: [artifact.to_dict() for each, artifact in edges if each == relation] for relation in ("used", "logged")}
-        return print_json(record.to_dict() | data)
+        attempts = [{"attempt": each.attempt, "id": each.id, "status": each.status} for each in store.runs.attempts(record)]
+        return print_json(record.to_dict() | data | {"attempts": attempts})
     from mlops_nb.run_page import run_page
-    show(run_page(record, edges, store.runs.folder(record.id)))
+    show(run_page(record, edges, store.runs.folder(record.id), store.runs.attempts(record)))
 
 # %% ../../nbs/9_interface/98_runs.ipynb #a4652c27
 @runs.command("compare", short_help="Show what differs between RUNs.")

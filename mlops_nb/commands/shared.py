@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 # %% ../../nbs/9_interface/96_shared.ipynb #a7b4aedb
-from ..settings import MlopsError, Workspace, WorkspaceError, find_workspace, open_workspace
+from ..settings import MlopsError, ParameterError, Workspace, WorkspaceError, find_workspace, open_workspace
 if TYPE_CHECKING: from rich.console import Console, RenderableType
 if TYPE_CHECKING: from mlops_nb.store.door import Store
 if TYPE_CHECKING: from mlops_nb.store.runs import RunRecord
@@ -27,7 +27,8 @@ if TYPE_CHECKING: from mlops_nb.store.runs import RunRecord
 class Refusal(click.ClickException):
     "An `MlopsError` on its way to standard error"
     def __init__(self, error: MlopsError):
-        super().__init__(" ".join(str(error).split("\n")))
+        between = "\n       " if isinstance(error, ParameterError) else " " # a line for each parameter
+        super().__init__(between.join(str(error).split("\n")))
         self.exit_code = error.exit_status
 
 # %% ../../nbs/9_interface/96_shared.ipynb #39c61042

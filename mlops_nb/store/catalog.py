@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['metadata', 'runs', 'environments', 'tags', 'groups', 'group_runs', 'artifacts', 'artifact_files', 'aliases', 'edges',
-           'REVISION', 'in_group', 'storable', 'Catalog']
+           'REVISION', 'ExactJson', 'in_group', 'is_attempt_of', 'storable', 'Catalog']
 
 # %% ../../nbs/1_store/12_catalog.ipynb #728c41c3
 import json
-import shutil
+import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -20,6 +20,14 @@ import sqlalchemy as sa
 # %% ../../nbs/1_store/12_catalog.ipynb #35e1716d
 from ..settings import CatalogVersionError, StoreError, StoreFullError
 from .journal import from_jsonable, to_jsonable
+
+# %% ../../nbs/1_store/12_catalog.ipynb #2b6a02ac
+class ExactJson(sa.TypeDecorator):
+    "JSON as Python writes and reads it, in a column of text"
+    impl, cache_ok = sa.Text, True
+
+    def process_bind_param(self, value, dialect): return None if value is None else json.dumps(value, default=to_jsonable)
+    def process_result_value(self, value, dialect): return None if value is None else json.loads(value)
 
 # %% ../../nbs/1_store/12_catalog.ipynb #c716bd15
 metadata = sa.MetaData()
@@ -52,7 +60,12 @@ runs = sa.Table(
     sa.Column("error", sa.JSON),
     sa.Column("note", sa.Text),
     sa.Column("journal_rows", sa.Integer),
-    sa.Column("wandb_state", sa.Text), sa.Column("wandb_path", sa.Text))
+    sa.Column("wandb_state", sa.Text), sa.Column("wandb_path", sa.Text),
+    sa.Column("attempt", sa.Integer, nullable=False, server_default="1"),
+    sa.Column("resumed_from", sa.Text, index=True),  # the attempt before this one
+    sa.Column("first_attempt", sa.Text),  # of a later attempt; none on the first one
+    sa.Column("request", ExactJson),  # what the runner was asked for: parameters, kernel, folder, output; never a secret
+    sa.Index("ix_runs_attempts", "first_attempt", "attempt", unique=True))
 
 # %% ../../nbs/1_store/12_catalog.ipynb #04bd562c
 environments = sa.Table(
@@ -132,6 +145,13 @@ def in_group(
     members = sa.select(group_runs.c.run_id).where(group_runs.c.group_id == group_id)
     return run_id.in_(members) | run_id.in_(sa.select(runs.c.id).where(runs.c.parent_id.in_(members)))
 
+# %% ../../nbs/1_store/12_catalog.ipynb #bcaa886a
+def is_attempt_of(
+    first_id: str, # of the first attempt
+) -> sa.ColumnElement: # a condition on the table `runs`
+    "Whether a run is an attempt of this one, which counts itself"
+    return (runs.c.id == first_id) | (runs.c.first_attempt == first_id)
+
 # %% ../../nbs/1_store/12_catalog.ipynb #074c868f
 def _prepare_sqlite(connection, _record):
     "Set a fresh SQLite connection up: explicit transactions, write-ahead log, a patient lock."
@@ -193,7 +213,7 @@ def _clear_errors(url):
         raise StoreError(f"the catalog {url} cannot be used: {reason}") from error
 
 # %% ../../nbs/1_store/12_catalog.ipynb #fa466541
-REVISION = "0001"  # the schema revision that this code reads and writes
+REVISION = "0002"  # the schema revision that this code reads and writes
 
 # %% ../../nbs/1_store/12_catalog.ipynb #187ab4f7
 def _migrate(connection):
@@ -265,11 +285,16 @@ class Catalog:
         if found is not None and not (found.isdigit() and found < REVISION):
             raise CatalogVersionError(f"the catalog {self.url} has schema {found}, this version of mlops_nb knows up to {REVISION}: "
                                       "upgrade mlops_nb (pip install --upgrade mlops_nb)")
-        if found is not None and self.path:
-            shutil.copy2(self.path, self.path.with_name(f"{self.path.name}.before-{REVISION}-{int(time.time())}"))
         with engine.connect().execution_options(writing=True) as connection, connection.begin():
-            if _revision(connection) != REVISION:  # another process may have been first
-                _migrate(connection)
+            if _revision(connection) == REVISION: return  # another process was first
+            if found is not None and self.path: _copy_aside(self.path)
+            _migrate(connection)
+
+# %% ../../nbs/1_store/12_catalog.ipynb #788723fe
+def _copy_aside(path):
+    "Keep an SQLite catalog as it is, beside it."
+    target = path.with_name(f"{path.name}.before-{REVISION}-{int(time.time())}")
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(target)) as copy: source.backup(copy)
 
 # %% ../../nbs/1_store/12_catalog.ipynb #4e6ae91b
 def _make_folder(folder):

@@ -38,7 +38,7 @@ class Edge:
     "`start` came from `end`"
     start: str # id of a node
     end: str # id of a node
-    relation: str # used, generated_by, executed, ran_code
+    relation: str # used, generated_by, resumed_from, executed, ran_code
 
     def to_dict(self) -> dict:
         "For JSON"
@@ -87,11 +87,12 @@ def _walk(connection, run_ids, artifact_ids, upstream):
     into_run, into_artifact = ("logged", "used") if upstream else ("used", "logged")
     runs, artifacts = set(run_ids), set(artifact_ids)
     new_runs, new_artifacts = set(runs), set(artifacts)
-    edges = tables.edges.c
+    edges, attempts = tables.edges.c, [tables.runs.c.resumed_from, tables.runs.c.id][::1 if upstream else -1]
     while new_runs or new_artifacts:
         found = _select_in(connection, edges.run_id, edges.artifact_id, new_artifacts, edges.relation == into_run)
         reached = _select_in(connection, edges.artifact_id, edges.run_id, new_runs, edges.relation == into_artifact)
-        new_runs, new_artifacts = {row[0] for row in found} - runs, {row[0] for row in reached} - artifacts
+        resumed = _select_in(connection, *attempts, new_runs)
+        new_runs, new_artifacts = {row[0] for row in [*found, *resumed] if row[0]} - runs, {row[0] for row in reached} - artifacts
         runs, artifacts = runs | new_runs, artifacts | new_artifacts
     return runs, artifacts
 
@@ -116,7 +117,7 @@ def _artifact_node(row):
 # %% ../../nbs/1_store/17_lineage.ipynb #26d45ef1
 def _run_nodes(row):
     "The nodes of a run, its notebook and its code, and the edges between them."
-    details = {"status": row.status, "parameters": row.parameters, "metrics": row.metrics}
+    details = {"status": row.status, "attempt": row.attempt, "parameters": row.parameters, "metrics": row.metrics}
     run = Node(f"run/{row.id}", "run", f"{row.name} ({row.id})", row.notebook_digest, details)
     nodes, edges = [run], []
     if row.notebook:
@@ -162,6 +163,7 @@ def _assemble(start, runs, artifacts, links):
         own_nodes, own_edges = _run_nodes(row)
         nodes |= {node.id: node for node in own_nodes}
         edges += own_edges
+        if f"run/{row.resumed_from}" in nodes: edges.append(Edge(f"run/{row.id}", f"run/{row.resumed_from}", "resumed_from"))
     for link in [each for each in links if each.artifact_id in names]:
         pair = (f"run/{link.run_id}", names[link.artifact_id])
         edges.append(Edge(*pair, "used") if link.relation == "used" else Edge(*reversed(pair), "generated_by"))

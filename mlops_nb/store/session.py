@@ -21,8 +21,9 @@ from ..settings import ArtifactError, TrackingError, Workspace, open_workspace
 from .artifacts import Artifact, list_files
 from .door import Store, open_store
 from .ending import listen, outcome_of
+from .folders import checkpoint_folder
 from .journal import Journal, to_jsonable
-from .record import ENDED, RunRecord
+from .record import ENDED, RunRecord, wandb_place
 from .runs import sum_up
 from .source import Lease, describe_source, running_file
 from .sync import refill_apart, wandb_summary
@@ -67,7 +68,7 @@ class RunLife:
 
     def __init__(self, store: Store, record: RunRecord, owned: bool): # owned: this process, not a runner, settles the record
         self.store, self.id, self.name, self.group, self.owned = store, record.id, record.name, record.group_id, owned
-        self.folder = store.runs.folder(record.id)
+        self.folder, self._checkpoints = store.runs.folder(record.id), checkpoint_folder(store.workspace.runs_dir, record)
         self.finished = False
         self._outcome = "finished", None # as of now: status, and what went wrong
         self._journal = Journal(self.folder / "journal.jsonl")
@@ -78,7 +79,7 @@ class RunLife:
     def _open(self, record):
         "Begin what runs beside: the W&B run and, where this process owns the run, its lease and hardware samples."
         for each in self._helpers: each.start()
-        self._wandb.open(record.name, record.parameters, record.tags, record.group_id)
+        self._wandb.open(record.name, tags=record.tags, **wandb_place(record))
         path = str(self._wandb.path) if self._wandb.path else None
         self.store.runs.update(self.id, wandb_state=self._wandb.state, wandb_path=path)
 
@@ -129,10 +130,9 @@ class RunRows(RunLife):
 
     @property
     def checkpoint_dir(self) -> Path:
-        "A folder of the run's own for files that a later attempt may need"
-        folder = self.folder / "checkpoints"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        "A folder for files that a later attempt may need; all attempts of a run have the same one"
+        self._checkpoints.mkdir(parents=True, exist_ok=True)
+        return self._checkpoints
 
     def log(self,
         data: Mapping, # metric -> number, text, or W&B media

@@ -18,6 +18,7 @@ from pathlib import Path
 from ..settings import ArtifactError, TrackingError
 from .door import Store
 from .journal import Journal, from_jsonable, read_journal
+from .record import wandb_place
 from .runs import LIVE, RunRecord, is_inside, new_id, sum_up
 from .system import read_samples
 from .tracking import WandbRun, find_wandb_files, history_of, read_wandb_file
@@ -62,7 +63,7 @@ def refill(
     if record.status in LIVE and record.pid != os.getpid() and record.wandb_state == "open":
         raise TrackingError(f"run {run_id} is {record.status}: its W&B file can be refilled when it has ended")
     replaced = _set_aside(store, record)
-    tracked = WandbRun(store.workspace, record.id).open(record.name, record.parameters, record.tags, record.group_id)
+    tracked = WandbRun(store.workspace, record.id).open(record.name, tags=record.tags, **wandb_place(record))
     for row, step in _rows_for_wandb(store.runs.folder(record.id)): tracked.log(row, step)
     tracked.summarize(record.metrics | wandb_summary(record.status, record.hardware))
     for artifact in [each for relation, each in store.artifacts.edges_of(record.id) if relation == "logged"]:
@@ -146,7 +147,7 @@ def _seconds(text):
 def _foreign_values(records, path):
     "The columns of the record of a foreign run."
     run, place = _first(records, "run"), _first(records, "environment")
-    config = {key: value for key, value in run.get("config", {}).get("update", {}).items() if not key.startswith("_")}
+    config = {key: value for key, value in run.get("config", {}).get("update", {}).items() if not key.startswith(("_", "mlops_nb/"))}
     history = history_of(records)
     started = _seconds(run.get("start_time")) or path.stat().st_mtime
     ended = max([row["_timestamp"] for row in history if "_timestamp" in row] + [started])

@@ -23,6 +23,7 @@ from . import catalog as tables
 from .artifacts import Artifact, ArtifactFile, check_alias, check_entry, check_name, manifest_digest, split_reference
 from .blobs import BlobStore, temporary_file
 from .catalog import Catalog
+from .earlier_inputs import used_before
 
 # %% ../../nbs/1_store/16_versions.ipynb #90b2333c
 logger = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ class ArtifactStore(ArtifactReader):
     ) -> Artifact:
         "Find a version and draw the edge to the run. Raises `NotFoundError` with the nearest names, `ArtifactError`"
         with self.catalog.write() if run_id else self.catalog.read() as connection:
-            row_id = resolve(connection, reference, group_id)
+            row_id = used_before(connection, run_id, reference) or resolve(connection, reference, group_id)
             found = connection.execute(sa.select(tables.artifacts.c.type).where(tables.artifacts.c.id == row_id)).scalar()
             if type and found != type: raise ArtifactError(f"{reference} is of type {found!r}, not {type!r}")
             if run_id: _add_edge(connection, run_id, row_id, "used", reference)
@@ -178,9 +179,10 @@ def _add_edge(connection, run_id, row_id, relation, requested):
 # %% ../../nbs/1_store/16_versions.ipynb #90e6e554
 def _group_latest(connection, name, group_id):
     "The row of the version of `name` that the runs of a group logged last, or None."
-    versions, edges, members = tables.artifacts, tables.edges, tables.group_runs
-    joined = edges.join(versions, versions.c.id == edges.c.artifact_id).join(tables.runs, tables.runs.c.id == edges.c.run_id)
-    joined = joined.join(members, members.c.run_id.in_([tables.runs.c.id, tables.runs.c.parent_id]))
+    versions, edges, members, runs, last = tables.artifacts, tables.edges, tables.group_runs, tables.runs.c, tables.runs.alias()
+    joined = edges.join(versions, versions.c.id == edges.c.artifact_id).join(tables.runs, runs.id == edges.c.run_id)
+    joined = joined.join(last, last.c.id.in_([runs.id, runs.parent_id]) | last.c.first_attempt.in_([runs.id, runs.first_attempt]))
+    joined = joined.join(members, members.c.run_id == last.c.id)
     query = (sa.select(versions.c.id).select_from(joined)
              .where((members.c.group_id == group_id) & (versions.c.name == name) & (edges.c.relation == "logged"))
              .order_by(members.c.added_at.desc(), edges.c.created_at.desc()).limit(1))
