@@ -65,8 +65,9 @@ def printed(notebook):
     return "".join(output.text for cell in notebook.cells for output in cell.get("outputs", []) if output.output_type == "stream")
 
 
-def left_of(mark):
-    return kernels.kernel_processes(None, mark)
+def running(pids):
+    "Those of some process ids whose process has not ended"
+    return [pid for pid in map(int, pids) if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
 
 
 def test_parameters_and_report_mode_are_papermills(write, output):
@@ -444,15 +445,14 @@ def test_many_runs_leave_nothing_in_the_process(write, output):
 
 def test_everything_that_a_notebook_started_is_gone(write, output):
     code = """import os, subprocess
-print(os.environ["MLOPS_NB_KERNEL"])
+print(os.getpid())
 print(subprocess.Popen(["sleep", "100"]).pid)
 print(subprocess.Popen(["sleep", "100"], start_new_session=True).pid)
 print(subprocess.Popen(["sleep", "100"], env={}).pid)
 print(subprocess.getoutput("setsid sleep 100 > /dev/null 2>&1 & echo $!"))"""
     assert execute(write(code), output).status == "finished"
-    mark, *pids = printed(read(output)).split()
-    assert len(pids) == 4 and left_of(mark) == []
-    assert not [pid for pid in map(int, pids) if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    pids = printed(read(output)).split()
+    assert len(pids) == 5 and running(pids) == []
 
 
 RUNNER = """
@@ -465,13 +465,13 @@ print(execution.status, "|", execution.error, flush=True)
 STARTED = """import os, signal, subprocess, sys, time
 print("before", flush=True)
 child = subprocess.Popen(["sleep", "100"], start_new_session=True)
-open("started.tmp", "w").write(f"{os.environ['MLOPS_NB_KERNEL']} {os.getpid()} {child.pid}")
+open("started.tmp", "w").write(f"{os.getpid()} {child.pid}")
 os.rename("started.tmp", "started")
 """
 
 
 def cancel(write, folder, code, *signals, after=lambda: None):
-    "Runs a notebook in a process of its own, sends it signals once the first cell's code runs; returns what it printed, and the mark"
+    "Runs a notebook in a process of its own, sends it signals once the first cell's code runs; returns its exit status and what it printed"
     notebook = write("print('one')", STARTED + code, "print('never')")
     command = [sys.executable, "-c", RUNNER, notebook.name, "executed.ipynb"]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
@@ -483,9 +483,7 @@ def cancel(write, folder, code, *signals, after=lambda: None):
         process.send_signal(number)
         after()
     words, _ = process.communicate(timeout=60)
-    mark, *pids = started.read_text().split()
-    assert left_of(mark) == []
-    assert not [pid for pid in map(int, pids) if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    assert running(started.read_text().split()) == []
     return process.returncode, words
 
 

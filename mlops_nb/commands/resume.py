@@ -13,7 +13,8 @@ import click
 
 # %% ../../nbs/9_interface/97_resume.ipynb #e77005a4
 from .parameters import secret_prompt
-from .run import retries_option, run_and_tell
+from .run import run_and_tell
+from .run_options import retries_option
 from .shared import find_store, json_option
 
 # %% ../../nbs/9_interface/97_resume.ipynb #c33cc967

@@ -91,6 +91,7 @@ class StartingClient(PapermillNotebookClient):
         if "kernel_provisioner" not in manager.kernel_spec.metadata:
             manager.provisioner = MlopsProvisioner(kernel_id=manager.kernel_id, kernel_spec=manager.kernel_spec, parent=manager)
         if any("ipykernel" in each for each in manager.kernel_spec.argv): self.socket_folder = _use_private_sockets(manager)
+        if manager.provisioner: manager.provisioner.private_folder = self.socket_folder # removed also where this process is killed
         return manager
 
     @contextmanager

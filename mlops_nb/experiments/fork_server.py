@@ -6,7 +6,7 @@
 __all__ = ['LOCK', 'REFUSED', 'guard_in_stock', 'tidy', 'ForkServer', 'take_lock', 'import_all', 'main']
 
 # %% ../../nbs/5_experiments/52_fork_server.ipynb #7fe91cbb
-import fcntl, gc, io, json, os, select, shutil, signal, socket, struct, sys, tempfile, time
+import fcntl, gc, io, json, os, select, shutil, signal, socket, struct, sys, tempfile, time, weakref
 
 # %% ../../nbs/5_experiments/52_fork_server.ipynb #4b044b0b
 from contextlib import suppress
@@ -44,7 +44,7 @@ def guard_in_stock(
         child = kind(guardian.folders[0], request | {"files": lease.files})
         ours = _fork(guardian, child, arguments)
     for each in lease.files: os.close(each)
-    guardian.folders.append(request.get("folder"))
+    guardian.take(request)
     lease.send({"pid": guardian.pid, "connection": child.connection})
     guardian.watch()
     tidy(base)
@@ -228,6 +228,7 @@ def main(
         with open(os.path.join(arguments["folder"], REFUSED), "w") as file: file.write(reason)
         return
     server = ForkServer(arguments["folder"], kind, (set_by_imports, *kind.prepare()), lock, arguments["pool"], arguments["idle_s"])
+    for each in list(weakref.finalize._registry): each.atexit = False # what belongs to the server is not for each of its children to end
     gc.collect()
     gc.freeze()
     server.serve()

@@ -15,7 +15,8 @@ from pathlib import Path
 
 # %% ../../nbs/5_experiments/51_guardian.ipynb #83b26db9
 from .channels import Channel
-from .processes import adopt_orphans, count_memory_kills, descendants, end_with, memory_limit, name_process
+from .processes import (adopt_orphans, count_memory_kills, descendants, end_with, memory_limit, name_process,
+                                              sweep_wandb_sockets)
 
 # %% ../../nbs/5_experiments/51_guardian.ipynb #84736f31
 PATIENCE_S = 1.0 # for what a kernel leaves behind: to leave by itself, then after SIGTERM
@@ -29,6 +30,7 @@ class Guardian:
         spare_children: bool = False, # whether processes that the child leaves behind when it ends by itself may live on
     ):
         self.lease, self.folders, self.spare_children = lease, [*folders], spare_children
+        self.temporary_folder: str | None = None # of the child, where W&B leaves its sockets
         self.pid: int | None = None # of the child, while it lives
         self.awake: list = [] # what the last sleep was ended by
         self._memory_kills, self._private = count_memory_kills(), [lease.socket]
@@ -42,6 +44,13 @@ class Guardian:
         for each in (self._wakeup, alarm): each.setblocking(False)
         self._private += [self._wakeup, alarm]
         signal.set_wakeup_fd(alarm.fileno(), warn_on_full_buffer=False)
+
+    def take(self,
+        request: dict, # for the child: its environment, and perhaps a folder that is to be removed with it
+    ) -> None:
+        "Learns where the child may leave something behind"
+        self.folders.append(request.get("folder"))
+        self.temporary_folder = request["environ"].get("TMPDIR") or "/tmp"
 
     def fork(self,
         main: Callable[[], int | None], # runs in the child; its result is the exit status
@@ -84,6 +93,7 @@ class Guardian:
         steps = [(None, patience_s), (signal.SIGTERM, patience_s)] if patience_s else []
         for number, time_s in [*steps, (signal.SIGKILL, 8)] if patience_s is not None else []: self._end_by(number, time_s)
         for each in filter(None, self.folders): shutil.rmtree(each, ignore_errors=True)
+        if self.temporary_folder: sweep_wandb_sockets(self.temporary_folder)
 
     def stop_child(self) -> None:
         "Kills the child without a word to the owner"
@@ -141,7 +151,8 @@ def guard_program(
 ) -> None: # when nothing of the program is left
     "Starts a program and watches it; answers with its process id, or with what went wrong"
     if (request := lease.wait()) is None: return
-    guardian = Guardian(lease, request.get("folder"))
+    guardian = Guardian(lease)
+    guardian.take(request)
     guardian.prepare()
     reader, writer = os.pipe()
     pid = guardian.fork(lambda: _become(request, writer))

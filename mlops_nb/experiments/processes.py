@@ -4,10 +4,14 @@
 
 # %% auto #0
 __all__ = ['PR_SET_PDEATHSIG', 'PR_SET_NAME', 'PR_SET_CHILD_SUBREAPER', 'SERVER_NAME', 'name_process', 'end_with',
-           'adopt_orphans', 'process_name', 'children_of', 'descendants', 'memory_limit', 'count_memory_kills']
+           'adopt_orphans', 'process_name', 'children_of', 'descendants', 'memory_limit', 'count_memory_kills',
+           'sweep_wandb_sockets']
 
 # %% ../../nbs/5_experiments/50_processes.ipynb #9101c992
-import ctypes, os, resource, signal
+import ctypes, errno, os, re, resource, shutil, signal, socket
+
+# %% ../../nbs/5_experiments/50_processes.ipynb #6e65b962
+from contextlib import suppress
 
 # %% ../../nbs/5_experiments/50_processes.ipynb #4b219a0d
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36 # numbers in linux/prctl.h
@@ -111,3 +115,24 @@ def count_memory_kills() -> int: # since the machine or the control group began
     "How many processes the system has killed for want of memory"
     counts = [_number(f"{folder}/memory.events", "oom_kill") for folder in _memory_groups()] + [_number("/proc/vmstat", "oom_kill")]
     return sum(each or 0 for each in counts)
+
+# %% ../../nbs/5_experiments/50_processes.ipynb #06aa55c8
+_OF_WANDB = re.compile(r"wandb(_symon)?-\d+-(\d+)-\d+(\.sock)?") # the second process is the one that listens
+
+# %% ../../nbs/5_experiments/50_processes.ipynb #d213f8c3
+def sweep_wandb_sockets(
+    folder: str, # for temporary files
+) -> None:
+    "Removes what W&B's processes of this user have left behind"
+    with suppress(OSError):
+        for path in (os.path.join(folder, name) for name in os.listdir(folder) if _OF_WANDB.fullmatch(name)):
+            with suppress(OSError):
+                if _is_abandoned(path): shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
+
+# %% ../../nbs/5_experiments/50_processes.ipynb #983d6577
+def _is_abandoned(path):
+    "Whether the process that listened has gone, and nobody answers"
+    pid = _OF_WANDB.fullmatch(os.path.basename(path))[2]
+    if os.lstat(path).st_uid != os.geteuid() or os.path.exists(f"/proc/{pid}"): return False
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(path if path.endswith(".sock") else f"{path}/socket") in (errno.ECONNREFUSED, errno.ENOENT)

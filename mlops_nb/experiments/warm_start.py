@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 # %% ../../nbs/5_experiments/53_warm_start.ipynb #3764dbb4
 _PREFIXES = tuple(
     "PYTHON LC_ LD_ GLIBC_ MALLOC_ _RJEM_ OMP_ GOMP_ KMP_ MKL_ OPENBLAS_ GOTO_ BLIS_ NUMEXPR_ VECLIB_ TORCH PYTORCH_ ATEN_ CUDA_ HIP_ "
-    "NCCL_ TRITON_ NPY_ NUMPY_ ARROW_ PANDAS_ SKLEARN_ SCIPY_ JOBLIB_ MATPLOTLIB MPLCONFIG TF_ XLA_ JAX_ HF_ TRANSFORMERS_ COVERAGE_".split())
+    "NCCL_ TRITON_ NPY_ NUMPY_ ARROW_ PANDAS_ SKLEARN_ SCIPY_ JOBLIB_ MATPLOTLIB MPLCONFIG TF_ XLA_ JAX_ HF_ COVERAGE_".split())
 _NAMES = tuple(
     "HOME LANG LANGUAGE TZ VIRTUAL_ENV CONDA_PREFIX SSL_CERT_FILE XDG_CONFIG_HOME XDG_CACHE_HOME XDG_DATA_HOME IPYTHONDIR "
     "WANDB_ERROR_REPORTING".split())
@@ -42,7 +42,8 @@ _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith(
 # %% ../../nbs/5_experiments/53_warm_start.ipynb #3921d562
 def _inherited():
     "What a process gets from its parent and keeps"
-    with open("/proc/self/status") as file: rights = [line for line in file if line.startswith(("Cap", "NoNewPrivs", "Seccomp:"))]
+    with open("/proc/self/status") as file:
+        rights = [line for line in file if line.startswith(("Cap", "NoNewPrivs", "Seccomp:"))]
     spaces = [os.readlink(f"/proc/self/ns/{name}") for name in ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")]
     with open("/proc/self/cgroup") as file: groups = file.read()
     owner = [os.getuid(), os.geteuid(), os.getegid(), sorted(os.getgroups())]
