@@ -23,6 +23,7 @@ from .folders import is_inside, make_run_folder, own_files
 from .record import LEASE_S, LIVE, RunRecord, new_id
 from .snapshot import ProcessIdentity, is_alive, process_identity
 from .system import read_samples, summarize_hardware
+from .unfinished import end_notebook
 
 # %% ../../nbs/1_store/15_runs.ipynb #da65d84d
 def _to_record(row, run_tags, base):
@@ -223,6 +224,7 @@ def settle(
     for record in gone:
         changes = sum_up(store.folder(record.id)) | {"status": "killed", "ended_at": _last_sign(store.folder(record.id), record)}
         if record.wandb_state in (None, "open"): changes["wandb_state"] = "incomplete"
+        changes["error"] = end_notebook(store.folder(record.id))
         columns = tables.runs.c
         unchanged = (columns.id == record.id) & (columns.status == record.status) & (columns.lease_expires_at == record.lease_expires_at)
         with store.catalog.write() as connection:
