@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PRELOAD', 'COMMANDS', 'FORWARDED', 'WarmCommand', 'take_terminal', 'call_program', 'server_arguments',
-           'request_of_this_process', 'run_forked', 'start', 'end_as']
+           'request_of_this_process', 'run_forked', 'can_be_forked', 'start', 'end_as']
 
 # %% ../nbs/9_interface/99_program.ipynb #38af1376
 import atexit, os, signal, sys, threading
@@ -37,6 +37,7 @@ class WarmCommand:
     @staticmethod
     def prepare() -> tuple: return () # nothing to know of the time before the fork
 
+    def why_not(self, request: dict) -> None: return None # it can do everything
     def suits(self, request: dict) -> bool: return True
 
     def run(self, owner: Channel, set_by_imports: dict[str, str]) -> int: # exit status
@@ -51,6 +52,7 @@ class WarmCommand:
         take_terminal(request.get("files", owner.files))
         take_environment(request["environ"], request["cwd"], request["umask"], set_by_imports)
         fresh_seeds()
+        for number in request["ignored"]: signal.signal(number, signal.SIG_IGN) # as `nohup` does
         sys.argv = request["argv"]
         return call_program()
 
@@ -65,6 +67,7 @@ def take_terminal(
         old = getattr(sys, f"__{name}__")
         buffering = 1 if name == "stderr" or os.isatty(number) else -1 # by lines, or in blocks
         stream = open(number, mode, encoding=old.encoding, errors=old.errors, buffering=buffering, closefd=False)
+        if os.environ.get("PYTHONUNBUFFERED") and name != "stdin": stream.reconfigure(write_through=True)
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
 
@@ -100,7 +103,8 @@ def request_of_this_process() -> dict:
     "What a forked process needs to be as this one"
     umask = os.umask(0o077)
     os.umask(umask)
-    return {"environ": dict(os.environ), "cwd": os.getcwd(), "umask": umask, "argv": sys.argv}
+    return {"environ": dict(os.environ), "cwd": os.getcwd(), "umask": umask, "argv": sys.argv,
+            "ignored": [number for number in FORWARDED if signal.getsignal(number) is signal.SIG_IGN]}
 
 # %% ../nbs/9_interface/99_program.ipynb #24585d0e
 def run_forked(
@@ -109,11 +113,13 @@ def run_forked(
     "Lets a forked process do what this one was called for"
     from mlops_nb.experiments.warm_start import ask
 
-    files = tuple(_descriptor(number) for number in range(3))
-    answer = ask(arguments, request_of_this_process(), files, start=False)
+    files, request = tuple(_descriptor(number) for number in range(3)), request_of_this_process()
+    try: answer = ask(arguments, request, files, start=False)
+    except OSError: return None # the folder of sockets cannot be used
     if answer is None: return None
     lease, _ = answer
-    for number in FORWARDED: signal.signal(number, lambda number, frame: lease.send({"signal": number, "group": False}))
+    for number in set(FORWARDED) - set(request["ignored"]):
+        signal.signal(number, lambda number, frame: lease.send({"signal": number, "group": False}))
     end = lease.wait()
     return end["exit"] if end else -signal.SIGKILL
 
@@ -125,13 +131,21 @@ def _descriptor(number):
     return number
 
 # %% ../nbs/9_interface/99_program.ipynb #5ec43df2
+def can_be_forked(
+    words: list[str], # `sys.argv`
+) -> bool:
+    "Whether a command is worth it, and needs no more open files than a terminal has: `-f <(...)` is a fourth"
+    if sys.platform != "linux" or not words[1:] or words[1] not in COMMANDS: return False
+    return not any("/dev/fd/" in each or "/proc/self/" in each for each in words)
+
+# %% ../nbs/9_interface/99_program.ipynb #2c8e6e09
 def start() -> None:
     "What the command `mlops-nb` does"
     arguments = {}
-    if sys.argv[1:2] and sys.argv[1] in COMMANDS and sys.platform == "linux":
+    if can_be_forked(sys.argv):
         with suppress(MlopsError, OSError): arguments = server_arguments()
     if arguments:
-        with suppress(OSError): end_as(run_forked(arguments))
+        end_as(run_forked(arguments))
         atexit.register(_start_for_later, arguments, dict(os.environ))
     from mlops_nb.cli import main
     main()
@@ -140,13 +154,13 @@ def _start_for_later(arguments, environ):
     from mlops_nb.experiments.warm_start import start_for_later
     with suppress(OSError): start_for_later(arguments, environ)
 
-# %% ../nbs/9_interface/99_program.ipynb #5cfb904f
+# %% ../nbs/9_interface/99_program.ipynb #20709406
 def end_as(
     status: int | None, # negative for a signal; None: go on
 ) -> None:
     "Ends this process as the other one did"
     if status is None: return
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        with suppress(OSError): signal.signal(-status, signal.SIG_DFL) # SIGKILL has no handler
         os.kill(os.getpid(), -status)
-    os._exit(status)
+    os._exit(abs(status) + 128 if status < 0 else status)

@@ -11,16 +11,12 @@ import threading
 import time
 from pathlib import Path
 
-import click
 import nbformat
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
 
-from mlops_nb.commands.resume import resume
-from mlops_nb.commands.run import run
-from mlops_nb.commands.runs import runs as runs_command
-from mlops_nb.commands.shared import Program
+from mlops_nb.cli import main
 from mlops_nb.experiments.attempts import changes_since, find_resumable, run_attempts
 from mlops_nb.settings import NotebookError, NotFoundError, StoreError, open_workspace
 from mlops_nb.store import catalog as tables
@@ -79,17 +75,8 @@ def store(tmp_path, monkeypatch):
     return open_store(open_workspace(tmp_path))
 
 
-@click.group(cls=Program)
-def program():
-    "The commands that know attempts."
-
-
-for each in (run, resume, runs_command):
-    program.add_command(each)
-
-
 def call(*arguments):
-    return CliRunner().invoke(program, [str(each) for each in arguments])
+    return CliRunner().invoke(main, [str(each) for each in arguments])
 
 
 # An older catalog

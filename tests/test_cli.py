@@ -493,7 +493,7 @@ def test_doctor_finds_and_fixes(workspace, store, monkeypatch):
 def test_doctor_works_where_nothing_else_does(workspace):
     (workspace / "settings.ini").write_text("[workspace]\nproject\n")
     result = call("doctor")
-    assert result.exit_code == 1 and "settings.ini, line 2" in result.stdout.replace("\n", " ")
+    assert result.exit_code == 1 and "settings.ini, line 2" in " ".join(result.stdout.split())
 
 
 # processes

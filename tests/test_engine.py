@@ -14,7 +14,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from mlops_nb.experiments import cells, client, kernels, whole_files
+from mlops_nb.experiments import cells, client, kernels, recorder, whole_files
 from mlops_nb.experiments.engine import Execution, execute
 from mlops_nb.settings import KernelError, NotebookError, ParameterError, StoreError, StoreFullError
 
@@ -345,6 +345,77 @@ def test_an_output_keeps_its_link_has_the_usual_mode_and_takes_any_text(write, o
     mask = os.umask(0)
     os.umask(mask)
     assert target.stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o444])
+def test_a_replaced_file_keeps_its_permissions(tmp_path, mode):
+    target, seen = tmp_path / "out.ipynb", []
+    target.write_text("old")
+    target.chmod(mode)
+    original = whole_files.os.fsync
+
+    def fsync(descriptor):
+        seen.append(os.fstat(descriptor).st_mode & 0o777)
+        original(descriptor)
+
+    with patch.object(whole_files.os, "fsync", fsync):
+        whole_files.write_whole(target, "new")
+    assert (target.read_text(), target.stat().st_mode & 0o777, seen) == ("new", mode, [mode])
+    assert os.listdir(tmp_path) == ["out.ipynb"]
+
+
+def test_a_file_with_two_names_stays_one_file(tmp_path):
+    target, second = tmp_path / "out.ipynb", tmp_path / "second.ipynb"
+    target.write_text("old, and longer than the new one")
+    second.hardlink_to(target)
+    whole_files.check_output(target)
+    whole_files.papermill_writer(str(target))("new", True)
+    assert (second.read_text(), target.samefile(second)) == ("new", True)
+    assert sorted(os.listdir(tmp_path)) == ["out.ipynb", "second.ipynb"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a file away")
+@pytest.mark.parametrize("owner", [(12345, -1), (-1, 12345)])
+def test_a_file_of_another_owner_stays_his(tmp_path, owner):
+    target = tmp_path / "out.ipynb"
+    target.write_text("old")
+    os.chown(target, *owner)
+    before = target.stat()
+    whole_files.check_output(target)
+    whole_files.write_whole(target, "new")
+    after = target.stat()
+    assert target.read_text() == "new"
+    assert (after.st_ino, after.st_uid, after.st_gid) == (before.st_ino, before.st_uid, before.st_gid)
+
+
+def test_an_output_that_cannot_be_written_in_place_is_said_before(tmp_path):
+    target, refused = tmp_path / "out.ipynb", PermissionError(errno.EACCES, "Permission denied")
+    target.write_text("old")
+    with patch.object(whole_files, "_as_before", return_value=False), patch("builtins.open", side_effect=refused), \
+            pytest.raises(StoreError, match="Permission denied"):
+        whole_files.check_output(target)
+    with patch.object(whole_files, "_as_before", return_value=False), patch.object(Path, "open", autospec=True) as opened, \
+            pytest.raises(StoreError, match="out.ipynb.*Permission denied"):
+        original = open
+        opened.side_effect = lambda path, mode: original(path, mode) if mode == "xb" else (_ for _ in ()).throw(refused)
+        whole_files.write_whole(target, "new")
+    assert target.read_text() == "old" and os.listdir(tmp_path) == ["out.ipynb"]
+
+
+def test_a_recorder_opens_nothing_else(tmp_path):
+    "The path of the runner's memory may by now be another file"
+    other, memory = tmp_path / "weights.bin", recorder.Recorder()
+    other.write_bytes(b"kept")
+    code = "import sys\nclass Stream:\n    _buffers, name = {}, 'stdout'\n    def flush(self): pass\n    def write(self, text): pass\n"
+    code += "sys.stdout = Stream()\nEXEC\nsys.stdout._buffers[frozenset({'msg_id': '1'}.items())].write('printed')"
+    with other.open("ab") as file:
+        wrong = memory.code.replace(f"/fd/{memory._parts[0]}\\'", f"/fd/{file.fileno()}\\'")
+        assert wrong != memory.code
+        subprocess.run([sys.executable, "-c", code.replace("EXEC", wrong)], stderr=subprocess.DEVNULL)
+        assert other.read_bytes() == b"kept" and memory.missing("1", {}) == []
+        subprocess.run([sys.executable, "-c", code.replace("EXEC", memory.code)], check=True)
+    assert memory.missing("1", {}) == [{"name": "stdout", "text": "printed"}]
+    memory.close()
 
 
 def test_text_that_a_dying_kernel_had_not_sent(write, output):

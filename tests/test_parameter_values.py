@@ -1,10 +1,12 @@
 """Values on their way into a notebook: what goes in comes out equal, and nothing in it is ever run."""
 import datetime as dates
+import decimal
 import enum
 import json
 import math
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,10 +17,12 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 
 from mlops_nb.experiments.acceptance import Accepted, accept_parameters, inject_parameters
-from mlops_nb.experiments.conversion import GivenText, Refused, convert
+from mlops_nb.experiments.conversion import Refused, convert
+from mlops_nb.experiments.given_texts import GivenText
+from mlops_nb.experiments.kept_values import keep_values, read_kept
 from mlops_nb.experiments.literals import literal, to_record
 from mlops_nb.experiments.notebook_parameters import read_signature
-from mlops_nb.settings import ParameterError
+from mlops_nb.settings import ParameterError, StoreError
 
 ATTACK = "x'\"\"\"); __import__('mlops_nb_sentinel'); ('\n\r\u2028%%bash\n!touch ran ?"
 IMPORTS = """
@@ -317,3 +321,118 @@ def test_members_of_a_callers_own_enum():
     notebook = notebook_with("import enum\nclass Size(enum.IntEnum):\n    SMALL = 1\nsize: Size = Size.SMALL\nplain = 0")
     accepted = accept_parameters(notebook, {"size": Size.SMALL, "plain": Size.SMALL})
     assert "size = Size.SMALL\nplain = 1\n" in inject_parameters(notebook, accepted).cells[2].source
+
+
+@pytest.mark.parametrize("annotation, text", [
+    ("int", "1_000"), ("int", "๑๒"), ("int", "1__0e1"), ("int", "1_0e1"), ("int", "+-1"), ("int", ""), ("float", "1_0.5"), ("float", "๑.๕"),
+    ("float", "1e999"), ("float", "-1e400"), ("float", "9" * 400), ("float", "0x10"),
+    ("Path", ""), ("Optional[Path]", ""), ("list[float]", "[1, 1e999]"),
+    ("list", "[1e999]"), ("dict", "{a: 1.0e+999}"), ("list[int]", "[1_0]"),
+    ("dict[str, int]", '{"a": 1, "a": 2}'), ("dict", "{a: 1, a: 2}"), ("list", "[{a: {b: 1, b: 1}}]"),
+    ("dict[int, str]", "{1: x, 1e0: y}"),
+    ("list", "[&a [1], *a]"), ("dict", "{a: &a 1}"), ("list", "[" * 100_000), ("dict", "{a: " * 5000), ("list", "[" * 95 + "]" * 95),
+    ("dict", "{a: !!int ''}"), ("dict", "{a: !!bool x}"),
+])
+def test_texts_that_are_refused(annotation, text):
+    with pytest.raises(ParameterError, match="^value"):
+        accept_parameters(notebook_with(f"value: {annotation} = None"), {"value": GivenText(text)})
+
+
+@pytest.mark.parametrize("kind, text, value", [
+    (int, "+5", 5), (int, "007", 7), (int, "10.0", 10), (int, "0x1F", 31), (float, "+1.", 1.0),
+    (float, ".5", 0.5), (float, "1E5", 1e5), (float, "Infinity", math.inf), (float, "-.Inf", -math.inf), (float, ".NaN", math.nan),
+    (list[float], "[-.inf, 1e-3]", [-math.inf, 1e-3]), (list, "[NaN, Infinity, 010]", [math.nan, math.inf, 8]),
+    (dict, '{"*a": 1, "<<": 2, "{x": 3, "\\"q": 4}', {"*a": 1, "<<": 2, "{x": 3, '"q': 4}),
+])
+def test_texts_that_are_taken(kind, text, value):
+    assert same(convert(kind, GivenText(text)), value)
+    assert convert(int, GivenText("9" * 5000)) == 10 ** 5000 - 1
+
+
+def test_a_refusal_says_what_a_type_cannot():
+    for kind, text, words in (
+            (dict, "{a: 1, a: 2}", "key 'a' is there twice"), (list, "[&x 1, *x]", "anchors"), (Path, "", "an empty text is no path")):
+        with pytest.raises(Refused, match=words):
+            convert(kind, GivenText(text))
+
+
+class Plain(enum.Enum):
+    ONE = 1
+
+
+@pytest.mark.parametrize("value, kind", [
+    (object(), "builtins.object"), (range(3), "builtins.range"), (Plain.ONE, "test_parameter_values.Plain"),
+    ([{"a": object()}], "builtins.object"),
+    (print, "builtins.builtin_function_or_method"), (memoryview(b"x"), "builtins.memoryview"),
+])
+def test_a_value_without_a_literal_is_refused(value, kind):
+    with pytest.raises(ParameterError, match=f"^value: a value of type .*{kind} cannot be written"):
+        accept_parameters(notebook_with("value = 1"), {"value": value})
+    with pytest.raises(ParameterError, match=f"^value: a value of type .*{kind} cannot be written"):
+        inject_parameters(notebook_with("value = = 1"), Accepted({"value": value}))
+
+
+def test_values_of_other_libraries_are_exact_or_refused():
+    numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
+    for value in (pandas.Timestamp(1), pandas.NaT, pandas.Timedelta(1), pandas.Series([1]), numpy.datetime64(1, "ns"),
+                  numpy.timedelta64(1, "ns"), numpy.longdouble(1) / 3, numpy.array([object()]), numpy.array(["2024"], dtype="M8[ns]"),
+                  numpy.ma.array([1], mask=[True])):
+        with pytest.raises(ParameterError, match="^value: a value of type .* cannot be written"):
+            accept_parameters(notebook_with("value = 1"), {"value": value})
+    with pytest.raises(ParameterError, match="allowed is a list"):
+        accept_parameters(notebook_with("value: list = []"), {"value": numpy.array([1], dtype="M8[ns]")})
+    for value in (numpy.float32(0.1), numpy.bool_(True), numpy.complex64(1j), numpy.uint64(2 ** 64 - 1), numpy.str_("x"),
+                  numpy.array(["a"])):
+        assert same(eval(literal(value)), value.tolist())
+
+
+exact = st.one_of(
+    values, st.decimals(allow_nan=False), st.uuids(), st.timedeltas(), st.complex_numbers(allow_nan=False), st.binary().map(bytearray))
+
+
+@given(exact)
+@example(decimal.Decimal("1.10"))
+@example(uuid.UUID(int=7))
+@example({"__literal__": "1"})
+@example(2 ** 1024)
+@example([(1, {2}), {3: dates.date(2024, 1, 31)}])
+def test_kept_values_are_given_again_equal(value):
+    notebook = notebook_with("value = 1")
+    first = accept_parameters(notebook, {"value": value})
+    kept = json.loads(json.dumps(keep_values(first.values)))
+    again = accept_parameters(notebook, read_kept(kept))
+    assert same(again.values["value"], value)
+    assert keep_values(again.values) == json.loads(json.dumps(kept)) or value != value or "nan" in str(kept).lower()
+    assert same(eval(literal(value)), value)
+
+
+@pytest.mark.parametrize("annotation, value", [
+    ("int | str", 1 << 1100), ("Union[str, date]", dates.date(2024, 1, 31)), ("Color", "blau"),
+    ("dict[Color, set[int]]", {"red": {1}}),
+    ("tuple[int, Path]", (1, Path("a"))), ("Optional[float]", math.inf), ("dict[int, date]", {1: dates.date(2024, 1, 31)}),
+    ("str", "01234"),
+])
+def test_kept_typed_values_are_given_again_equal(annotation, value):
+    notebook = notebook_with(f"value: {annotation} = None")
+    first = accept_parameters(notebook, {"value": value})
+    again = accept_parameters(notebook, read_kept(json.loads(json.dumps(keep_values(first.values)))))
+    written = [inject_parameters(notebook, each).cells[2].source for each in (first, again)]
+    assert written[0] == written[1] and again.recorded == first.recorded
+
+
+def test_a_damaged_record_is_no_code():
+    for source in ("__import__('os').system('true')", "exit()", "open('x')", "[", "1 + 1", "datetime.date.fromisoformat('x')", "name",
+                   "(" * 500, 3):
+        with pytest.raises(StoreError, match="record's value of 'a' is damaged"):
+            read_kept({"a": {"__literal__": source}})
+
+
+def test_values_nested_without_end_are_refused():
+    endless, deep = [], ()
+    endless.append(endless)
+    for _ in range(5000):
+        deep = (deep,)
+    for source in ("value = 1", "value: list = []"):
+        for value in (endless, deep, [deep]):
+            with pytest.raises(ParameterError, match="^value"):
+                accept_parameters(notebook_with(source), {"value": value})

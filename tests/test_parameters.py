@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_notebook
 from papermill import cli
 
-from mlops_nb.experiments.conversion import papermill_value, untyped_value
+from mlops_nb.experiments.given_texts import papermill_value, untyped_value
 from mlops_nb.experiments.parameters import check_parameters, load_notebook, parameter_names, read_parameters
 from mlops_nb.settings import NotebookError, ParameterError
 
@@ -57,6 +57,15 @@ def test_order_is_papermills(tmp_path):
     ({"base64_texts": ["a"]}, "is not base64"),
     ({"base64_texts": ["ค่า"]}, "is not base64"),
     ({"base64_texts": [base64.b64encode(b"\x80\xff\x00").decode()]}, "is not YAML"),
+    ({"yaml_texts": ["{a: 1, a: 2}"]}, "-y .* the key 'a' is there twice"),
+    ({"yaml_texts": ["{a: {1: 1, true: 2}}"]}, "is there twice"),
+    ({"yaml_texts": ["{a: &a [1], b: *a}"]}, "anchors and aliases"),
+    ({"yaml_texts": ["&a {b: 1}"]}, "anchors and aliases"),
+    ({"base64_texts": [base64.b64encode(b"{a: &a [*a]}").decode()]}, "-b .* anchors and aliases"),
+    ({"yaml_texts": ["{a: " + "[" * 5000]}, "-y .* is nested too deeply"),
+    ({"yaml_texts": ["{a: 1.0e+999}"]}, "too large"),
+    ({"yaml_texts": ["{a: !!int ''}"]}, "is not YAML"),
+    ({"yaml_texts": ["{a: !!bool x}"]}, "is not YAML"),
     ({"files": ["missing.yaml"]}, "missing.yaml: cannot be read"),
     ({"files": ["."]}, "cannot be read"),
 ])
@@ -70,6 +79,21 @@ def test_a_malformed_file_is_named(tmp_path):
     path.write_text("epochs: 1\n  layers: [\n")
     with pytest.raises(ParameterError, match=r"values\.yaml is not YAML.*\n?.*line 2"):
         read_parameters(files=[path])
+
+
+def test_an_exploding_file_is_refused(tmp_path):
+    path = tmp_path / "laughs.yaml"
+    levels = [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 12)]
+    path.write_text("\n".join(["a0: &a0 lol", *levels]))
+    with pytest.raises(ParameterError, match=r"laughs\.yaml .*anchors and aliases"):
+        read_parameters(files=[path])
+    path.write_text('{"lr": 1, "lr": 2}')
+    with pytest.raises(ParameterError, match=r"laughs\.yaml .*'lr' is there twice"):
+        read_parameters(files=[path])
+
+
+def test_infinity_that_is_meant_is_taken():
+    assert read_parameters(yaml_texts=["{a: .inf, b: -.INF, c: 1.5}"]) == {"a": float("inf"), "b": -float("inf"), "c": 1.5}
 
 
 def test_empty_yaml_gives_nothing(tmp_path):

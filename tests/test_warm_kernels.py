@@ -239,6 +239,54 @@ def test_a_library_that_is_not_for_importing_early(tmp_path, source, kept):
             assert [(each["name"], each["text"]) for each in streams] == [("stderr", "seen\n")]
 
 
+def test_modules_are_found_where_a_stock_kernel_finds_them(tmp_path, monkeypatch, caplog):
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "module_of_mine.py").write_text("place = 'src'")
+    with Kernel(cwd=str(tmp_path), PYTHONPATH="src") as kernel:  # relative to the notebook's folder
+        assert kernel.say("__import__('module_of_mine').place") == "src"
+    (tmp_path / "yaml.py").write_text("place = 'here'")
+    with Kernel(cwd=str(tmp_path), preload="yaml") as kernel:
+        assert kernel.say("__import__('yaml').place") == "here"
+    assert "PYTHONPATH has a relative folder" in caplog.text and "'yaml' in the notebook's folder" in caplog.text
+
+
+def test_settings_that_cannot_be_read_give_a_stock_kernel(tmp_path, caplog):
+    (tmp_path / "settings.ini").write_text("[workspace]\n[kernels]\nwarm = perhaps\n")
+    with Kernel(cwd=str(tmp_path)) as kernel:
+        assert kernel.say("__import__('os').getppid()") and process_name(kernel.process.pid) != "mlops-kernel"
+    assert "the settings cannot be read" in caplog.text
+
+
+def test_a_warm_kernel_can_be_restarted_as_a_stock_one(monkeypatch):
+    with Kernel() as kernel:
+        kernel.manager.provisioner.warm = False
+        kernel.manager.restart_kernel(now=False)
+        kernel.client.wait_for_ready(timeout=60)
+        assert kernel.say("1 + 1") == 2 and process_name(kernel.process.pid) != "mlops-kernel"
+
+
+def test_a_stopped_server_does_not_stop_anybody(monkeypatch):
+    monkeypatch.setattr(warm_start, "ANSWER_TIMEOUT_S", 1)
+    with Kernel():
+        (server,) = servers.find_servers()
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            with Kernel() as second:
+                assert second.say("1 + 1") == 2
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+
+
+def test_temporary_folders_are_a_kernels_own(tmp_path):
+    (tmp_path / "makes_a_folder.py").write_text("import tempfile\nfolder = tempfile.TemporaryDirectory('of-mine')")
+    given = {"preload": "makes_a_folder", "PYTHONPATH": str(tmp_path)}
+    with Kernel(**given) as one:
+        first = one.say("__import__('makes_a_folder').folder.name")
+        with Kernel(**given) as two:
+            second = two.say("__import__('makes_a_folder').folder.name")
+        assert first != second and first.endswith("of-mine") and os.path.isdir(first)
+
+
 def test_an_openmp_region_in_an_import_is_found_out(tmp_path):
     (tmp_path / "computes.py").write_text("import torch\ntorch.ones(1 << 20).exp().sum()")
     with Kernel(preload="computes", PYTHONPATH=str(tmp_path)) as kernel:

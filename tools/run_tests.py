@@ -95,6 +95,7 @@ def test_counts(
 def main():
     before, had_store = tree_digests(), (ROOT / ".mlops").exists()
     with tempfile.TemporaryDirectory(prefix="mlops-nb-test-", ignore_cleanup_errors=True) as folder:
+        os.chmod(folder, 0o755)  # PostgreSQL runs as another user
         report = Path(folder) / "report.xml"
         results = {title: run_step(title, command, folder) for title, command in steps(report)}
         passed, failed = test_counts(report)

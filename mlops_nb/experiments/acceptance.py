@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/5_experiments/51_acceptance.ipynb #6553579f
 from .annotations import describe_annotation
-from .conversion import Refused, convert, untyped_value
+from .conversion import Refused, convert
+from .given_texts import untyped_value
 from .literals import literal, spell_by_import, to_record
 from .masking import MASK
 from .notebook_parameters import NotebookParameters, read_signature
@@ -42,6 +43,15 @@ class Accepted:
         return tuple(secret_variable(name) for name in self.secrets)
 
 # %% ../../nbs/5_experiments/51_acceptance.ipynb #3686c64f
+def _assignment(name, value, spell):
+    try: return f"{name} = {literal(value, spell)}"
+    except ParameterError as problem: raise ParameterError(f"{name}: {problem}") from problem
+
+def _untyped(name, value):
+    try: return untyped_value(value)
+    except RecursionError as problem: raise ParameterError(f"{name}: it is nested too deeply; give it as a file") from problem
+
+# %% ../../nbs/5_experiments/51_acceptance.ipynb #dda0cb9e
 def _check_given(signature, given, values):
     "Fills `values`, and yields what is wrong with what was given"
     for name, value in given.items():
@@ -49,10 +59,15 @@ def _check_given(signature, given, values):
         if parameter is None: yield f"the notebook has no parameter {name!r}; {nearest_names(name, [each.name for each in signature])}"
         elif parameter.secret:
             if value != MASK: yield _refuse_secret(name) # a record shows it so
-        elif parameter.annotation is None: values[name] = untyped_value(value)
         else:
-            try: values[name] = convert(parameter.annotation, value)
+            try: values[name] = _untyped(name, value) if parameter.annotation is None else convert(parameter.annotation, value)
             except Refused as problem: yield f"{name}{problem}"
+            except ParameterError as problem: yield str(problem)
+            else: yield from _check_literal(name, values[name])
+
+def _check_literal(name, value):
+    try: _assignment(name, value, spell_by_import)
+    except ParameterError as problem: yield str(problem)
 
 def _refuse_secret(name):
     return (f"{name} is a secret, and what is given as a parameter can be read in process lists and records; "
@@ -90,7 +105,7 @@ def accept_parameters(
     signature = read_signature(notebook, kernel_name, folder)
     if signature is None:
         check_parameters(notebook, given, kernel_name)
-        values = {name: untyped_value(value) for name, value in given.items()}
+        values = {name: _untyped(name, value) for name, value in given.items()}
         return Accepted(values, {}, to_record(values))
     values = {}
     problems = [*_check_given(signature, given, values), *_check_missing(signature, given)]
@@ -105,7 +120,7 @@ def _write_python(accepted):
     for name in accepted.values:
         if not name.isidentifier() or keyword.iskeyword(name):
             raise ParameterError(f"{name!r} is no name of a parameter; allowed are Python's names")
-    lines = [f"{name} = {literal(value, spell)}" for name, value in accepted.values.items()]
+    lines = [_assignment(name, value, spell) for name, value in accepted.values.items()]
     lines += [secret_code(name, spell("pydantic.SecretStr")) for name in accepted.secrets]
     return "\n".join(["# Parameters", *lines, ""])
 

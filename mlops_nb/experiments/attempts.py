@@ -16,6 +16,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 # %% ../../nbs/5_experiments/55_attempts.ipynb #7e62d44d
+from .kept_values import read_kept
 from .pipeline_file import read_pipeline
 from .reuse import step_key
 from .runner import run_notebook
@@ -113,7 +114,7 @@ def next_attempt(
     "Ask once more for what an earlier attempt was asked for"
     root, asked = store.workspace.root, earlier.request
     return run_notebook(
-        store, root / earlier.notebook, asked["output"] and root / asked["output"], asked["parameters"], cwd=root / asked["cwd"],
+        store, root / earlier.notebook, asked["output"] and root / asked["output"], read_kept(asked["parameters"]), cwd=root / asked["cwd"],
         kernel_name=asked["kernel"], resume_of=earlier, name=earlier.name, tags=earlier.tags, group_id=earlier.group_id,
         step=earlier.step, step_key=earlier.step_key and _key_now(store, earlier),
         cell_timeout_s=asked.get("cell_timeout_s"), timeout_s=asked.get("timeout_s"), **options)
@@ -126,7 +127,8 @@ def _key_now(store, earlier):
         step = pipeline.step(earlier.step)
     except (PipelineError, NotFoundError): return None
     asked = earlier.request
-    return step_key(pipeline, replace(step, notebook=Path(earlier.notebook), parameters=asked["parameters"], kernel=asked["kernel"]))
+    step = replace(step, notebook=Path(earlier.notebook), parameters=read_kept(asked["parameters"]), kernel=asked["kernel"])
+    return step_key(pipeline, step)
 
 # %% ../../nbs/5_experiments/55_attempts.ipynb #3269803b
 def run_attempts(

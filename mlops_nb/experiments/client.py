@@ -88,7 +88,8 @@ class StartingClient(PapermillNotebookClient):
     def create_kernel_manager(self):
         manager = super().create_kernel_manager()
         manager.kernel_id = str(uuid4())
-        if "kernel_provisioner" not in manager.kernel_spec.metadata:
+        named = manager.kernel_spec.metadata.get("kernel_provisioner", {}).get("provisioner_name", "mlops-nb")
+        if named == "mlops-nb":
             manager.provisioner = MlopsProvisioner(kernel_id=manager.kernel_id, kernel_spec=manager.kernel_spec, parent=manager)
         if any("ipykernel" in each for each in manager.kernel_spec.argv): self.socket_folder = _use_private_sockets(manager)
         if manager.provisioner: manager.provisioner.private_folder = self.socket_folder # removed also where this process is killed
@@ -107,13 +108,21 @@ class ConnectedClient(StartingClient):
     async def _start(self, options):
         self._check_cancelled()
         self.km = self.create_kernel_manager()
-        with self._starting(): await self.async_start_new_kernel(**options)
+        with self._starting(): await self._until_started(options)
         self.watch.kernel.pid = getattr(self.km.provisioner, "pid", None)
         if self.watch.on_kernel_start and self.watch.kernel.pid: self.watch.on_kernel_start(self.watch.kernel.pid)
         self.kc = self.km.client(context=self.km.context)
         self.kc.start_channels(stdin=False, hb=False, control=False)
         with self._starting(): self.info = await wait_for_kernel(self.kc, self.startup_timeout, self._check_cancelled)
         await self._prepare()
+
+    async def _until_started(self, options):
+        "Starts the kernel; whoever cancels meanwhile need not wait for a server that imports libraries"
+        start = asyncio.ensure_future(self.async_start_new_kernel(**options))
+        while not (await asyncio.wait([start], timeout=0.1))[0]:
+            if self.watch.kernel.cancelled_by is not None: start.cancel()
+            self._check_cancelled()
+        await start
 
     def _check_cancelled(self):
         if self.watch.kernel.cancelled_by is not None: raise KernelError("cancelled before the kernel started")

@@ -6,15 +6,15 @@
 __all__ = ['LOCK', 'REFUSED', 'guard_in_stock', 'tidy', 'ForkServer', 'take_lock', 'import_all', 'main']
 
 # %% ../../nbs/5_experiments/52_fork_server.ipynb #7fe91cbb
-import fcntl, gc, io, json, os, select, shutil, signal, socket, struct, sys, tempfile, time, weakref
+import fcntl, gc, io, json, os, shutil, signal, socket, sys, tempfile, time, weakref
 
 # %% ../../nbs/5_experiments/52_fork_server.ipynb #4b044b0b
 from contextlib import suppress
 from importlib import import_module
 
 # %% ../../nbs/5_experiments/52_fork_server.ipynb #edda0c92
-from .channels import Channel
-from .early_imports import ImportedFiles, import_early, why_not_fork
+from .channels import Channel, user_of, wait_for
+from .early_imports import ImportedFiles, import_early, temporary_folders, why_not_fork
 from .guardian import Guardian
 from .processes import SERVER_NAME, name_process
 
@@ -37,6 +37,9 @@ def guard_in_stock(
     guardian.lease = lease
     request = lease.wait(30)
     if request is None: return guardian.end()
+    if reason := child.why_not(request):
+        lease.send({"refused": reason})
+        return guardian.end()
     if child.suits(request): ours.send(request, tuple(lease.files))
     else:
         guardian.stop_child()
@@ -126,6 +129,7 @@ class ForkServer:
         "Ends this process: it takes no more requests, and the children in stock leave"
         print(reason, flush=True)
         with suppress(FileNotFoundError): os.unlink(self.address)
+        for each in temporary_folders(): each.cleanup()
         os._exit(0)
 
     def _is_needed(self):
@@ -149,7 +153,7 @@ class ForkServer:
     def _look(self):
         channels = [*self._stock, *self._in_use]
         sockets = [self._listener, *(each.socket for each in channels)]
-        ready = select.select(sockets, [], [], min(self.idle_s, 5))[0]
+        ready = wait_for(sockets, min(self.idle_s, 5))
         for each in channels:
             if each.socket in ready: self._hear(each)
         if self._listener in ready: self._answer()
@@ -157,7 +161,8 @@ class ForkServer:
     def _hear(self, guardian):
         "A guardian says that its child is ready, or ends"
         for message in guardian.receive():
-            if message.get("ready") and guardian in self._stock: self._stock[guardian], self._crashes = True, 0
+            if message.get("ready"): self._crashes = 0
+            if message.get("ready") and guardian in self._stock: self._stock[guardian] = True
         if not guardian.closed: return
         if self._stock.pop(guardian, None) is not None: self._crashes += 1
         else: self._in_use.remove(guardian)
@@ -169,7 +174,7 @@ class ForkServer:
         self._asked_at = time.monotonic()
         os.utime(self.lock.fileno()) # where a user has too many servers, the one that was asked last stays
         with connection:
-            if _user_of(connection) != os.geteuid(): return
+            if user_of(connection) != os.geteuid(): return
             if changed := self.files.changed():
                 Channel(connection).send({"stale": changed})
                 self.leave(f"{changed} has changed")
@@ -178,11 +183,6 @@ class ForkServer:
             guardian.send({"lease": True}, (connection.fileno(),))
         del self._stock[guardian]
         self._in_use.append(guardian)
-
-# %% ../../nbs/5_experiments/52_fork_server.ipynb #fb9e0d88
-def _user_of(connection):
-    "Who is at the other end"
-    return struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))[1]
 
 # %% ../../nbs/5_experiments/52_fork_server.ipynb #eb6c6955
 def take_lock(
@@ -206,12 +206,12 @@ def import_all(
     arguments: dict, # of the server
 ) -> dict[str, str]: # the environment variables that the imports have set
     "Imports what is to be shared; begins again without what has something to say"
-    before = dict(os.environ)
+    before = arguments.get("environ") or dict(os.environ)
     said = {name: text for name in arguments["preload"] if (text := import_early(name))}
     for name, text in said.items(): print(f"{name} is not imported early: its import says {text.strip()[:500]!r}", flush=True)
     if said:
         rest = [name for name in arguments["preload"] if name not in said]
-        os.execv(sys.executable, [*sys.orig_argv[:-1], json.dumps(arguments | {"preload": rest})])
+        os.execv(sys.executable, [*sys.orig_argv[:-1], json.dumps(arguments | {"preload": rest, "environ": before})])
     return {name: value for name, value in os.environ.items() if before.get(name) != value}
 
 # %% ../../nbs/5_experiments/52_fork_server.ipynb #8edc6217

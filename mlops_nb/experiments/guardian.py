@@ -6,7 +6,7 @@
 __all__ = ['PATIENCE_S', 'Guardian', 'guard_program', 'guardian_command', 'main']
 
 # %% ../../nbs/5_experiments/51_guardian.ipynb #8fd3e0f9
-import os, select, shutil, signal, socket, sys, time
+import os, shutil, signal, socket, sys, time
 
 # %% ../../nbs/5_experiments/51_guardian.ipynb #8fcd480a
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 # %% ../../nbs/5_experiments/51_guardian.ipynb #83b26db9
-from .channels import Channel
+from .channels import Channel, wait_for
 from .processes import (adopt_orphans, count_memory_kills, descendants, end_with, memory_limit, name_process,
                                               sweep_wandb_sockets)
 
@@ -48,7 +48,8 @@ class Guardian:
     def take(self,
         request: dict, # for the child: its environment, and perhaps a folder that is to be removed with it
     ) -> None:
-        "Learns where the child may leave something behind"
+        "Learns where the child may leave something behind; from now on it is the owner's"
+        self._memory_kills = count_memory_kills()
         self.folders.append(request.get("folder"))
         self.temporary_folder = request["environ"].get("TMPDIR") or "/tmp"
 
@@ -76,7 +77,7 @@ class Guardian:
         time_s: float | None = None, # None: as long as nothing happens
     ) -> None:
         "Waits until one of the channels has something to say, or a child has ended, which is taken note of"
-        self.awake = select.select([self._wakeup, *(each.socket for each in channels)], [], [], time_s)[0]
+        self.awake = wait_for([self._wakeup, *(each.socket for each in channels)], time_s)
         if self._wakeup in self.awake: self._reap()
 
     def watch(self) -> None:
@@ -105,7 +106,8 @@ class Guardian:
         "The one order there is: a signal, for the child's process group or for the child alone"
         if self.pid is None: return
         with suppress(ProcessLookupError, PermissionError):
-            (os.killpg if message.get("group", True) else os.kill)(self.pid, message["signal"])
+            leads = os.getpgid(self.pid) == self.pid # not yet, where it was forked just now
+            (os.killpg if leads and message.get("group", True) else os.kill)(self.pid, message["signal"])
 
     def _reap(self):
         "Takes note of every child that has ended; says how the watched one did"
@@ -167,7 +169,7 @@ def guardian_command(
 ) -> list[str]: # without site-packages
     "The command of a guardian that waits for a program"
     root = Path(__file__).resolve().parents[2]
-    code = f"import sys; sys.path.insert(0, {str(root)!r}); from mlops_nb.experiments.guardian import main; main({descriptor})"
+    code = f"import sys; sys.path.append({str(root)!r}); from mlops_nb.experiments.guardian import main; main({descriptor})"
     return [sys.executable, "-IS", "-c", code]
 
 # %% ../../nbs/5_experiments/51_guardian.ipynb #2c1cecad

@@ -10,9 +10,11 @@ import datetime as dates, math
 
 # %% ../../nbs/5_experiments/51_literals.ipynb #54f4c4d5
 from collections.abc import Callable
+from decimal import Decimal
 from enum import Enum
 from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
+from uuid import UUID
 
 # %% ../../nbs/5_experiments/51_literals.ipynb #01b0f4ab
 from ..settings import ParameterError
@@ -43,6 +45,16 @@ def _moment(value, spell):
     kind = next(each for each in (dates.datetime, dates.date, dates.time) if isinstance(value, each))
     return f"{spell(f'datetime.{kind.__name__}')}.fromisoformat({value.isoformat()!r})"
 
+# %% ../../nbs/5_experiments/51_literals.ipynb #6b486dcd
+_CALLS: dict[type, tuple[str, Callable]] = { # type -> how it is called, and with what
+    dates.timedelta: ("datetime.timedelta", lambda value: (value.days, value.seconds, value.microseconds)),
+    Decimal: ("decimal.Decimal", lambda value: (str(value),)), UUID: ("uuid.UUID", lambda value: (str(value),)),
+    complex: ("builtins.complex", lambda value: (value.real, value.imag)), bytearray: ("builtins.bytearray", lambda value: (bytes(value),))}
+
+def _call(value, write, spell):
+    dotted, arguments = _CALLS[type(value)]
+    return f"{spell(dotted)}({', '.join(map(write, arguments(value)))})"
+
 # %% ../../nbs/5_experiments/51_literals.ipynb #4cfb1563
 def _list(value, write): return f"[{', '.join(map(write, value))}]"
 def _tuple(value, write): return f"({', '.join(map(write, value))}{',' * (len(value) == 1)})"
@@ -61,15 +73,28 @@ EXPRESSION = "__expression__" # of an Enum: how the notebook calls it
 def _member(value, write):
     expression = getattr(type(value), EXPRESSION, None)
     if expression: return f"{expression}.{value.name}"
-    plain = next((kind for kind in (str, int, float) if isinstance(value, kind)), str)
-    return write(plain(value.value) if plain is not str or isinstance(value, str) else str(value))
+    plain = next((kind for kind in (str, int, float) if isinstance(value, kind)), None)
+    if plain is None: raise _no_literal(value)
+    return write(plain(value.value))
+
+# %% ../../nbs/5_experiments/51_literals.ipynb #66f10e50
+def _is_numpy(value):
+    if type(value).__module__ != "numpy" or not hasattr(value, "dtype"): return False
+    kind, size_bytes = value.dtype.kind, value.dtype.itemsize
+    return kind in "biuUS" or kind == "f" and size_bytes <= 8 or kind == "c" and size_bytes <= 16
+
+# %% ../../nbs/5_experiments/51_literals.ipynb #753dee80
+def _no_literal(value):
+    kind = type(value)
+    return ParameterError(f"a value of type {kind.__module__}.{kind.__qualname__} cannot be written into a notebook; "
+                          "give a number, a text, a date, a path, or a list or mapping of these")
 
 # %% ../../nbs/5_experiments/51_literals.ipynb #a892b26c
 DEEPEST = 90 # levels; Python's own parser ends at 100
 
 # %% ../../nbs/5_experiments/51_literals.ipynb #53df3b45
 _SCALARS: tuple[tuple[type | tuple[type, ...], Callable], ...] = (
-    (str, _text), (int, _integer), (float, _number), (bytes, _bytes), (PurePath, _path), ((dates.date, dates.time), _moment))
+    (str, _text), (int, _integer), (float, _number), (bytes, _bytes), (PurePath, _path))
 
 # %% ../../nbs/5_experiments/51_literals.ipynb #d77fb894
 def literal(
@@ -77,18 +102,20 @@ def literal(
     spell: Callable[[str], str] = spell_by_import, # dotted name -> expression
     depth: int = 0, # levels around it
 ) -> str: # one line
-    "The value as an expression. Raises `ParameterError` where it is nested too deeply"
+    "The value as an expression. Raises `ParameterError` where there is none, or where it is nested too deeply"
     if depth > DEEPEST: raise ParameterError(f"a value is nested more than {DEEPEST} levels deep; give it as a file instead")
     def write(each): return literal(each, spell, depth + 1)
     if value is None or isinstance(value, bool): return repr(value)
     if isinstance(value, Enum): return _member(value, write)
+    if _is_numpy(value): return write(value.tolist())
+    if type(value) in _CALLS: return _call(value, write, spell)
+    if type(value) in (dates.datetime, dates.date, dates.time): return _moment(value, spell)
     for kind, scalar in _SCALARS:
         if isinstance(value, kind): return scalar(value, spell)
     if isinstance(value, set | frozenset): return _set(value, write, spell)
     for kind, container in ((list, _list), (tuple, _tuple), (dict, _dict)):
         if isinstance(value, kind): return container(value, write)
-    if hasattr(value, "dtype") and hasattr(value, "tolist"): return write(value.tolist())
-    return _text(str(value), spell)
+    raise _no_literal(value)
 
 # %% ../../nbs/5_experiments/51_literals.ipynb #cdeb64cc
 def to_record(
@@ -103,5 +130,5 @@ def to_record(
     if isinstance(value, dict): return {str(to_record(key)): to_record(each) for key, each in value.items()}
     if isinstance(value, list | tuple): return [to_record(each) for each in value]
     if isinstance(value, set | frozenset): return sorted((to_record(each) for each in value), key=repr)
-    if hasattr(value, "dtype") and hasattr(value, "tolist"): return to_record(value.tolist())
+    if _is_numpy(value): return to_record(value.tolist())
     return str(value)

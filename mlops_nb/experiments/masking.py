@@ -174,9 +174,10 @@ def pump(
     masker: StreamMasker,
 ) -> None: # when the pipe is closed
     "Passes bytes on, masked; what is held back for half a second is released"
-    decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+    decode, poll = codecs.getincrementaldecoder("utf-8")("replace").decode, select.poll()
+    poll.register(reader, select.POLLIN)
     while True:
-        ready = select.select([reader], [], [], 0.5 if masker.waiting else None)[0]
+        ready = poll.poll(500 if masker.waiting else None)
         data = os.read(reader, 65536) if ready else None
         shown = masker.feed(decode(data)) if data else masker.release()
         if shown: os.write(target, shown.encode("utf-8", "surrogatepass"))

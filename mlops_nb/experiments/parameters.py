@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/5_experiments/51_parameters.ipynb #16a1834d
-from .conversion import GivenText
+from .given_texts import GivenText, strict_loader
 from .kernels import check_kernel, installed_kernels
 from .names import parse_cell
 from ..settings import NotebookError, ParameterError
@@ -44,9 +44,10 @@ def load_notebook(
 def _parse_yaml(text, source):
     import yaml
     from papermill.iorw import NoDatesSafeLoader
-    try: values = yaml.load(text, Loader=NoDatesSafeLoader) or {}
-    except (yaml.YAMLError, ValueError) as problem:
-        raise ParameterError(f"{source} is not YAML: {' '.join(str(problem).split())}") from problem
+    try: values = yaml.load(text, Loader=strict_loader(NoDatesSafeLoader)) or {}
+    except RecursionError as problem: raise ParameterError(f"{source} is nested too deeply") from problem
+    except (yaml.YAMLError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as problem:
+        raise ParameterError(f"{source} is not YAML that can be taken: {' '.join(str(problem).split())}") from problem
     if isinstance(values, dict) and all(isinstance(name, str) for name in values): return values
     raise ParameterError(f"{source} holds {repr(values)[:80]}; allowed is a mapping of names to values, such as: epochs: 10")
 

@@ -113,8 +113,9 @@ def memory_limit() -> int: # bytes
 # %% ../../nbs/5_experiments/50_processes.ipynb #d1447994
 def count_memory_kills() -> int: # since the machine or the control group began
     "How many processes the system has killed for want of memory"
-    counts = [_number(f"{folder}/memory.events", "oom_kill") for folder in _memory_groups()] + [_number("/proc/vmstat", "oom_kill")]
-    return sum(each or 0 for each in counts)
+    files = [f"{folder}/{name}" for folder in _memory_groups() for name in ("memory.events", "memory.oom_control")]
+    counts = [count for each in files if (count := _number(each, "oom_kill ")) is not None]
+    return sum(counts) if counts else _number("/proc/vmstat", "oom_kill ") or 0 # of the whole machine
 
 # %% ../../nbs/5_experiments/50_processes.ipynb #06aa55c8
 _OF_WANDB = re.compile(r"wandb(_symon)?-\d+-(\d+)-\d+(\.sock)?") # the second process is the one that listens

@@ -6,9 +6,10 @@
 __all__ = ['logger', 'ALWAYS', 'GuardedProcess', 'split_command', 'server_arguments', 'MlopsProvisioner']
 
 # %% ../../nbs/5_experiments/54_provisioner.ipynb #84e1bb95
-import asyncio, importlib, logging, os, select, signal, socket, subprocess, sys, time
+import asyncio, importlib, logging, os, signal, socket, subprocess, sys, threading, time
 
 # %% ../../nbs/5_experiments/54_provisioner.ipynb #ae8d5119
+from contextlib import suppress
 from typing import Any
 
 # %% ../../nbs/5_experiments/54_provisioner.ipynb #c3c519ba
@@ -17,11 +18,11 @@ from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import Bool
 
 # %% ../../nbs/5_experiments/54_provisioner.ipynb #94c2fc19
-from .channels import Channel
+from .channels import Channel, wait_for
 from .guardian import guardian_command
 from .kernels import KernelExit
 from .warm_start import ask
-from ..settings import KernelSettings, open_workspace
+from ..settings import KernelSettings, MlopsError, open_workspace
 
 # %% ../../nbs/5_experiments/54_provisioner.ipynb #606b85c2
 logger = logging.getLogger(__name__)
@@ -49,8 +50,8 @@ class GuardedProcess:
 
     def _note(self, message):
         if "exit" in message:
-            memory = message["peak_memory_bytes"], message["memory_limit_bytes"], message["memory_kills"] > 0
-            self.exit = KernelExit(message["exit"], *memory)
+            killed = message["exit"] == -signal.SIGKILL and message["memory_kills"] > 0
+            self.exit = KernelExit(message["exit"], message["peak_memory_bytes"], message["memory_limit_bytes"], killed)
 
     def send_signal(self, number: int, group: bool = False) -> None:
         "Sends a signal to the kernel, or to its process group"
@@ -61,7 +62,7 @@ class GuardedProcess:
 
     def wait(self) -> int:
         "Waits for the end of the process"
-        while (status := self.poll()) is None: select.select([self.lease.socket], [], [])
+        while (status := self.poll()) is None: wait_for([self.lease.socket])
         return status
 
     def is_gone(self) -> bool:
@@ -118,12 +119,21 @@ class MlopsProvisioner(LocalProvisioner):
         if self._settings(kwargs).warm and (parts := split_command(command)):
             kwargs.pop("transport_encryption", None) # the sockets are in a folder of this user alone
             return await KernelProvisionerBase.pre_launch(self, cmd=command, **kwargs) | {"warm_parts": parts}
+        return await self._pre_launch_stock()
+
+    async def _pre_launch_stock(self):
+        "A connection of its own; where an earlier kernel was warm, its folder of sockets, which went with it, is made again"
+        if self.parent.transport == "ipc" and self.connection_info:
+            self.private_folder = os.path.dirname(self.parent.ip)
+            os.makedirs(self.private_folder, 0o700, exist_ok=True)
         return await super().pre_launch(**self._given)
 
     def _settings(self, kwargs):
         if not self.warm: return KernelSettings(warm=False)
-        environ = kwargs.get("env", os.environ)
-        return open_workspace(environ.get("MLOPS_NB_WORKSPACE") or kwargs.get("cwd")).settings.kernels
+        try: return open_workspace(kwargs.get("env", os.environ).get("MLOPS_NB_WORKSPACE") or kwargs.get("cwd")).settings.kernels
+        except MlopsError as problem:
+            logger.warning("a stock kernel is used, because the settings cannot be read: %s", problem)
+            return KernelSettings(warm=False)
 
     async def launch_kernel(self, cmd: list[str], warm_parts: tuple | None = None, **kwargs: Any) -> dict[str, Any]:
         "A kernel that runs, and its connection"
@@ -133,7 +143,7 @@ class MlopsProvisioner(LocalProvisioner):
             self._adopt(GuardedProcess(lease, answer["pid"]), kwargs)
             return self.connection_info
         if warm_parts:
-            kwargs = await super().pre_launch(**self._given)
+            kwargs = await self._pre_launch_stock()
             cmd = kwargs.pop("cmd")
         lease, guardian = _guard(kwargs)
         environ = kwargs["env"] | {"JPY_PARENT_PID": "1"} # ipykernel need not look for its parent: the guardian does
@@ -144,13 +154,13 @@ class MlopsProvisioner(LocalProvisioner):
         return self.connection_info
 
     async def _ask(self, command, parts, kwargs):
-        "The fork server's answer, None where there is none; it is waited for in a thread where it has to be started"
+        "The fork server's answer, None where there is none; it is waited for in a thread, as it may have to be started"
         options, arguments = parts
         request = {"environ": dict(kwargs["env"]), "cwd": _folder(kwargs), "umask": _umask(), "folder": self.private_folder,
                    "argv": _launcher_argv(command), "arguments": arguments, "connection": self._own_connection()}
         files = (_descriptor(kwargs.get("stdout"), 1), _descriptor(kwargs.get("stderr"), 2))
         server = server_arguments(self._settings(kwargs), options)
-        try: return ask(server, request, files, start=False) or await asyncio.to_thread(ask, server, request, files)
+        try: return await _in_thread(ask, server, request, files)
         except OSError as problem: logger.warning("a stock kernel is used, because there is no fork server: %s", problem)
 
     def _own_connection(self):
@@ -192,6 +202,20 @@ class MlopsProvisioner(LocalProvisioner):
 if sys.platform != "linux":
     logger.info("stock kernels are used: on %s, processes are not forked", sys.platform)
     MlopsProvisioner = LocalProvisioner
+
+# %% ../../nbs/5_experiments/54_provisioner.ipynb #0e47625f
+async def _in_thread(function, *arguments):
+    "What a function returns; nobody waits for its thread where the loop ends before"
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    def tell(setter, value):
+        with suppress(RuntimeError): loop.call_soon_threadsafe(lambda: future.done() or setter(value)) # the loop may have ended
+    def run():
+        try: result = function(*arguments)
+        except BaseException as problem: tell(future.set_exception, problem)
+        else: tell(future.set_result, result)
+    threading.Thread(target=run, daemon=True).start()
+    return await future
 
 # %% ../../nbs/5_experiments/54_provisioner.ipynb #0b75d484
 async def _until(condition, timeout_s=None):

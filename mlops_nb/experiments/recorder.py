@@ -15,7 +15,9 @@ from collections.abc import Mapping
 _IN_KERNEL = '''
 def record(paths, part_bytes):
     import io, json, os, sys, threading
-    try: parts = [os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC) for path in paths]
+    try:
+        if not all(os.readlink(path).startswith("/memfd:mlops-nb-printed") for path in paths): return
+        parts = [os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC) for path in paths]
     except OSError: return # of a runner that another user owns
     lock, owner, state, counts = threading.Lock(), os.getpid(), [0, 0], {}
     def keep(cell, name, text):

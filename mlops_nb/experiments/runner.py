@@ -13,6 +13,7 @@ from pathlib import Path
 
 # %% ../../nbs/5_experiments/55_runner.ipynb #5443f212
 from .acceptance import accept_parameters, inject_parameters
+from .kept_values import keep_values
 from .kernels import check_folder, check_kernel
 from .parameters import load_notebook
 from ..store.door import Store
@@ -97,8 +98,7 @@ def _begin(store, path, earlier, columns):
 # %% ../../nbs/5_experiments/55_runner.ipynb #42f39f58
 def _request(store, accepted, kernel_name, cwd, output, limits):
     "What was asked for; no secrets, which are asked for again."
-    given = {name: accepted.recorded[name] for name in accepted.values}
-    return {"parameters": given, "kernel": kernel_name, "cwd": _place(store, cwd), "output": output and _place(store, output)} | limits
+    return {"parameters": keep_values(accepted.values), "kernel": kernel_name, "cwd": _place(store, cwd), "output": output and _place(store, output)} | limits
 
 # %% ../../nbs/5_experiments/55_runner.ipynb #a6be63d4
 def _place(store, path):

@@ -19,18 +19,38 @@ from ..store.blobs import storage_error, temporary_file
 if TYPE_CHECKING: from nbformat import NotebookNode
 
 # %% ../../nbs/5_experiments/52_whole_files.ipynb #26032cb7
+def _as_before(old, new):
+    "Whether a new file can stand for an old one: what `os.stat` says of each"
+    return old is None or old.st_nlink == 1 and (old.st_uid, old.st_gid) == (new.st_uid, new.st_gid)
+
+def _stat(path):
+    try: return os.stat(path)
+    except FileNotFoundError: return None
+
+# %% ../../nbs/5_experiments/52_whole_files.ipynb #d521dd0c
 def write_whole(
     path: Path | str, # the final name
     text: str, # of the whole file
     to_disk: bool = True, # whether to wait until the bytes are on the disk
 ) -> None:
     "Replaces a file by a new one; at every moment there is the old or the new one. Raises `StoreError`"
-    target = Path(os.path.realpath(path))
+    target, data = Path(os.path.realpath(path)), text.encode("utf-8", "backslashreplace") # a lone surrogate becomes JSON's own escape
     with temporary_file(target.parent, "save a notebook in") as temporary, temporary.open("xb") as file:
-        file.write(text.encode("utf-8", "backslashreplace")) # a lone surrogate becomes JSON's own escape
-        file.flush()
-        if to_disk: os.fsync(file.fileno())
+        old = _stat(target)
+        if not _as_before(old, os.fstat(file.fileno())): return _write_in_place(target, data, to_disk)
+        if old: os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode))
+        _write(file, data, to_disk)
         os.replace(temporary, target)
+
+def _write(file, data, to_disk):
+    file.write(data)
+    file.flush()
+    if to_disk: os.fsync(file.fileno())
+
+def _write_in_place(target, data, to_disk):
+    try:
+        with target.open("wb") as file: _write(file, data, to_disk)
+    except OSError as problem: raise storage_error("save the notebook", target, problem) from problem
 
 # %% ../../nbs/5_experiments/52_whole_files.ipynb #a490f714
 def check_output(
@@ -38,13 +58,15 @@ def check_output(
 ) -> None: # when it could be written now
     "Raises `StoreError` where an output cannot be written; leaves an older file as it is"
     try:
-        with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(output))): pass
+        with tempfile.TemporaryFile(dir=os.path.dirname(os.path.realpath(output))) as file: new = os.fstat(file.fileno())
         if not stat.S_ISREG(_mode(output)): raise OSError(errno.EINVAL, "it is not a regular file")
+        if not _as_before(_stat(output), new):
+            with open(output, "ab"): pass # it will be written in place
     except OSError as problem: raise storage_error("save the notebook", output, problem) from problem
 
 def _mode(path):
-    try: return os.stat(path).st_mode
-    except FileNotFoundError: return stat.S_IFREG # it will be one
+    found = _stat(path)
+    return found.st_mode if found else stat.S_IFREG # it will be one
 
 # %% ../../nbs/5_experiments/52_whole_files.ipynb #3e9485cd
 def notebook_text(
