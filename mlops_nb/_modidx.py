@@ -901,6 +901,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                    'mlops_nb/experiments/fork_server.py'),
                                                   'mlops_nb.experiments.fork_server.main': ( '5_experiments/fork_server.html#main',
                                                                                              'mlops_nb/experiments/fork_server.py'),
+                                                  'mlops_nb.experiments.fork_server.refuse': ( '5_experiments/fork_server.html#refuse',
+                                                                                               'mlops_nb/experiments/fork_server.py'),
                                                   'mlops_nb.experiments.fork_server.take_lock': ( '5_experiments/fork_server.html#take_lock',
                                                                                                   'mlops_nb/experiments/fork_server.py'),
                                                   'mlops_nb.experiments.fork_server.tidy': ( '5_experiments/fork_server.html#tidy',

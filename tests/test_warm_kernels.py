@@ -206,7 +206,7 @@ def test_a_server_ends_when_idle():
         time.sleep(1.5)
         assert len(servers.find_servers()) == 1  # its kernel is in use
     wait_until(lambda: not servers.find_servers())
-    assert not list(Path(warm_start.socket_folder()).glob("*/k*")) and not list(Path(warm_start.socket_folder()).glob("*/server"))
+    wait_until(lambda: not [*Path(warm_start.socket_folder()).glob("*/k*"), *Path(warm_start.socket_folder()).glob("*/server")])
 
 
 def test_a_server_restarts_when_a_library_changes(tmp_path):
@@ -275,6 +275,12 @@ def test_a_stopped_server_does_not_stop_anybody(monkeypatch):
                 assert second.say("1 + 1") == 2
         finally:
             os.kill(server.pid, signal.SIGCONT)
+
+
+def test_a_server_whose_children_end_at_once_gives_up(tmp_path):
+    (tmp_path / "breaks_forks.py").write_text("import os\nos.register_at_fork(after_in_child=lambda: os._exit(3))")
+    with Kernel(preload="breaks_forks", PYTHONPATH=str(tmp_path)) as kernel:
+        assert kernel.say("1 + 1") == 2 and process_name(kernel.process.pid) != "mlops-kernel"
 
 
 def test_temporary_folders_are_a_kernels_own(tmp_path):

@@ -98,7 +98,8 @@ def _begin(store, path, earlier, columns):
 # %% ../../nbs/5_experiments/55_runner.ipynb #42f39f58
 def _request(store, accepted, kernel_name, cwd, output, limits):
     "What was asked for; no secrets, which are asked for again."
-    return {"parameters": keep_values(accepted.values), "kernel": kernel_name, "cwd": _place(store, cwd), "output": output and _place(store, output)} | limits
+    places = {"cwd": _place(store, cwd), "output": output and _place(store, output)}
+    return {"parameters": keep_values(accepted.values), "kernel": kernel_name} | places | limits
 
 # %% ../../nbs/5_experiments/55_runner.ipynb #a6be63d4
 def _place(store, path):
