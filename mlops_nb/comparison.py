@@ -18,7 +18,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 # %% ../nbs/9_interface/94_comparison.ipynb #78639ca8
-from .store import catalog as tables
+from .store import tables
 from .store.door import Store
 from .store.runs import RunRecord
 from .wording import bare_table, say_status, say_value

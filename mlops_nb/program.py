@@ -43,17 +43,12 @@ class WarmCommand:
     def run(self, owner: Channel, set_by_imports: dict[str, str]) -> int: # exit status
         "The whole life of the forked process"
         from mlops_nb.experiments.processes import name_process
-        from mlops_nb.experiments.warm_kernel import fresh_seeds, take_environment
+        from mlops_nb.experiments.request import take_request
 
         name_process(self.process_name)
-        owner.send({"ready": True})
-        request = self.request or owner.wait()
+        request = take_request(owner, self.request, take_terminal, set_by_imports)
         if request is None: return 1
-        take_terminal(request.get("files", owner.files))
-        take_environment(request["environ"], request["cwd"], request["umask"], set_by_imports)
-        fresh_seeds()
         for number in request["ignored"]: signal.signal(number, signal.SIG_IGN) # as `nohup` does
-        sys.argv = request["argv"]
         return call_program()
 
 # %% ../nbs/9_interface/99_program.ipynb #9b3a95eb

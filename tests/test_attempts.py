@@ -19,10 +19,10 @@ from click.testing import CliRunner
 from mlops_nb.cli import main
 from mlops_nb.experiments.attempts import changes_since, find_resumable, run_attempts
 from mlops_nb.settings import NotebookError, NotFoundError, StoreError, open_workspace
-from mlops_nb.store import catalog as tables
+from mlops_nb.store import tables
 from mlops_nb.store.artifacts import list_files
 from mlops_nb.store.blobs import BlobStore
-from mlops_nb.store.catalog import Catalog
+from mlops_nb.store.catalog import REVISION, Catalog
 from mlops_nb.store.door import open_store
 from mlops_nb.store.folders import checkpoint_folder
 from mlops_nb.store.lineage import trace
@@ -93,7 +93,7 @@ def old_row(connection, run_id):
 def old(url, monkeypatch):
     "A catalog of revision 0001 with a run in it."
     with monkeypatch.context() as patched:
-        patched.setattr(tables, "REVISION", "0001")
+        patched.setattr("mlops_nb.store.catalog.REVISION", "0001")
         catalog = Catalog(url)
         with catalog.write() as connection:
             old_row(connection, "a1b2c3d4")
@@ -133,7 +133,7 @@ def test_an_older_catalog_is_copied_aside_once_and_whole(old):
     for each in threads:
         each.join(timeout=60)
     holder.close()
-    assert opened == [tables.REVISION] * 2
+    assert opened == [REVISION] * 2
     [copy] = old.path.parent.glob(f"{old.path.name}.before-*")
     with sqlite3.connect(copy) as before:
         assert before.execute("SELECT version_num FROM alembic_version").fetchone() == ("0001",)

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from mlops_nb.settings import ArtifactError, CatalogVersionError, NotFoundError, StoreError
-from mlops_nb.store import catalog as tables
+from mlops_nb.store import tables
 from mlops_nb.store.artifacts import list_files
 from mlops_nb.store.blobs import BlobStore
 from mlops_nb.store.catalog import Catalog

@@ -7,7 +7,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -16,6 +15,7 @@ import nbformat
 import pytest
 from click.testing import CliRunner
 from rich.cells import cell_len
+from waiting import wait_until
 
 from mlops_nb import scaffold
 from mlops_nb.cli import main
@@ -503,14 +503,6 @@ def environ(**settings):
     return {name: value for name, value in os.environ.items() if not name.startswith(("MLOPS_NB_", "WANDB_"))} | settings
 
 
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.1)
-    return value
-
-
 @pytest.mark.parametrize("signal_number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_cancels_the_run_and_logs_show_it_live(workspace, signal_number, status):
     waiting = "import time, pathlib\npathlib.Path('here').touch()\ntime.sleep(60)"
@@ -518,7 +510,7 @@ def test_a_signal_cancels_the_run_and_logs_show_it_live(workspace, signal_number
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen([PROGRAM, "run", "wait.ipynb"], cwd=workspace, env=environ(), **pipes)
     try:
-        wait_for((workspace / "here").exists)
+        wait_until((workspace / "here").exists, 60)
         cells = read("runs", "logs", "latest")
         assert (cells[0]["text"], cells[1]["status"]) == ("begun", "running")
         process.send_signal(signal_number)
@@ -557,7 +549,7 @@ def test_lab_listens_on_this_computer_only_and_asks_for_a_token(workspace):
                 break
         assert len(found[1]) >= 32
         url = f"http://127.0.0.1:{port}/api/contents"
-        assert wait_for(lambda: http_status(url)) == 403
+        assert wait_until(lambda: http_status(url), 60) == 403
         with urllib.request.urlopen(f"{url}?token={found[1]}", timeout=30) as answer:
             assert "settings.ini" in {each["name"] for each in json.load(answer)["content"]}
     finally:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from importlib import import_module
 from itertools import combinations, product
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import NamedTuple
 
 import nbformat
 import pytest
+from waiting import exists, wait_until
 
 from mlops_nb.experiments import servers
 from mlops_nb.experiments.attempts import find_resumable
@@ -96,22 +96,6 @@ ALL = [Case(*each) for each in (*product(["SIGKILL", "SIGTERM", "SIGSEGV"], VICT
 MATRIX = pairwise(ALL)
 
 
-def wait_until(condition, timeout_s=CASE_S):
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.01)
-    return found
-
-
-def exists(pid):
-    "Whether a process runs; one that has ended and that nobody has waited for does not"
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 # In the runner
 
 
@@ -131,7 +115,7 @@ def nursery():
 
 def be_runner(case, folder, environ):
     "Runs the notebook of a case, and strikes where it is to be from inside; the result is the exit status"
-    from mlops_nb.commands.run import exit_status
+    from mlops_nb.commands.run_notebook import exit_status
     from mlops_nb.experiments.runner import run_notebook
 
     case = Case(*case)
@@ -160,7 +144,7 @@ def arrange(case):
             self.watch.cell_timeout_s = CELL_S
         start(self, cell, index, **options)
         if case.moment == "before" and index == 1:
-            wait_until(lambda: self.save_if_due() or not self.changed)  # saves are not more frequent than they may be
+            wait_until(lambda: self.save_if_due() or not self.changed, CASE_S)  # saves are not more frequent than they may be
             strike(case)
 
     def cell_complete(self, cell, index, **options):
@@ -183,7 +167,7 @@ def strike(case):
     Path("struck").touch()
     os.kill(pid, SIGNALS.get(case.cause, signal.SIGUSR1))
     stays = case.victim == "runner" or case.cause == "MemoryError" and case.moment in ("during", "save")
-    wait_until(lambda: stays or not exists(pid) or Path("loops").exists())
+    wait_until(lambda: stays or not exists(pid) or Path("loops").exists(), CASE_S)
 
 
 def texts(cell):
@@ -203,7 +187,7 @@ def place(tmp_path_factory):
         yield folder
         servers.stop_servers()
         tempfile.tempdir = before
-        wait_until(lambda: not any(folder.encode() in command(each) for each in os.listdir("/proc") if each.isdigit()))
+        wait_until(lambda: not any(folder.encode() in command(each) for each in os.listdir("/proc") if each.isdigit()), CASE_S)
         assert not sockets_below(folder) and not list(Path(folder).glob("mlops-nb-*/*/k*"))
 
 
@@ -363,14 +347,14 @@ def test_kill(case, runners, environ, workspace):
         (workspace / "go").touch()
     print(json.dumps({"case": case, "folder": str(workspace), "environ": environ}), file=runners.stdin, flush=True)
     runner, goes_on = int(runners.stdout.readline()), case.victim in ("fork server", "wandb-core")
-    wait_until((workspace / ("reached" if case.moment == "during" else "struck")).exists)
+    wait_until((workspace / ("reached" if case.moment == "during" else "struck")).exists, CASE_S)
     pids = json.loads((workspace / "pids").read_text()) | {"runner": runner}
     if case.moment == "during":
         if case.victim == "runner":
-            wait_until(lambda: "second begins" in texts(executed(workspace)["cells"][1]))
+            wait_until(lambda: "second begins" in texts(executed(workspace)["cells"][1]), CASE_S)
         os.kill(pids[case.victim], SIGNALS.get(case.cause, signal.SIGUSR1))
     if goes_on:
-        wait_until(lambda: not exists(pids[case.victim]))
+        wait_until(lambda: not exists(pids[case.victim]), CASE_S)
         (workspace / "go").touch()
     exit_status = int(runners.stdout.readline())
     check_left(workspace, pids)
@@ -383,7 +367,7 @@ def commands(environ, workspace):
     def found(): return any(each.serves == "commands" and each.processes for each in servers.find_servers())
     if not found():
         subprocess.run([PROGRAM, "run", "missing.ipynb"], cwd=workspace, env=environ, capture_output=True)
-    wait_until(found)
+    wait_until(found, CASE_S)
 
 
 @pytest.mark.parametrize("cause", ["SIGKILL", "SIGTERM", "SIGINT"])
@@ -392,10 +376,10 @@ def test_killed_command(cause, commands, environ, workspace):
     write(workspace)
     with (workspace / "printed").open("wb") as printed:
         command = subprocess.Popen([PROGRAM, "run", "victim.ipynb"], cwd=workspace, env=environ, stdout=printed, stderr=printed)
-    wait_until((workspace / "reached").exists)
+    wait_until((workspace / "reached").exists, CASE_S)
     [record] = open_store(open_workspace(workspace)).runs.list()
     assert process_name(record.pid) == "mlops-run" and record.pid != command.pid
-    wait_until(lambda: "second begins" in texts(executed(workspace)["cells"][1]))
+    wait_until(lambda: "second begins" in texts(executed(workspace)["cells"][1]), CASE_S)
     command.send_signal(SIGNALS[cause])
     exit_status = command.wait()
     check_left(workspace, json.loads((workspace / "pids").read_text()) | {"runner": record.pid})

@@ -207,7 +207,7 @@ def test_a_running_run_has_a_report(store):
 
 
 def test_a_group_is_reported_in_the_order_of_its_steps(store):
-    from mlops_nb.store import catalog as tables
+    from mlops_nb.store import tables
     for id, name in (("b2b2b2b2", "train"), ("a1a1a1a1", "prepare")):  # the training is newer in the group, older as a run
         add_run(store, id, name, group_id="g1g1g1g1" if name == "prepare" else None, step=name)
     with store.catalog.write() as connection:

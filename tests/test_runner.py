@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
+from waiting import wait_until
 
 from mlops_nb.experiments.runner import run_notebook
 from mlops_nb.settings import KernelError, NotebookError, ParameterError, StoreError, open_workspace
@@ -129,15 +130,6 @@ def runner(folder: Path, notebook: Path) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ)
 
 
-def wait_for(condition, seconds: float = 60.0):
-    "Wait until the condition gives something true, and return it."
-    end = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
-    return value
-
-
 def logged_ten(store):
     "The run's record, once its ten rows are in the journal."
     records = store.runs.list()
@@ -147,21 +139,21 @@ def logged_ten(store):
 def test_killed_runner_is_settled_and_takes_the_kernel_along(store, tmp_path):
     notebook = write(tmp_path / "long.ipynb", LOG_TEN, "import time\ntime.sleep(600)")
     process = runner(tmp_path, notebook)
-    record = wait_for(lambda: logged_ten(store))
+    record = wait_until(lambda: logged_ten(store), 60)
     family = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.communicate()
     settled = store.runs.get(record.id)
     assert (settled.status, settled.journal_rows, settled.wandb_state) == ("killed", 10, "incomplete")
     assert settled.ended_at >= settled.started_at
-    wait_for(lambda: not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE])
+    wait_until(lambda: not [each for each in family if each.is_running() and each.status() != psutil.STATUS_ZOMBIE], 60)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_runner_records_cancelled(store, tmp_path, number):
     notebook = write(tmp_path / "long.ipynb", LOG_TEN, "import time\ntime.sleep(600)")
     process = runner(tmp_path, notebook)
-    record = wait_for(lambda: logged_ten(store))
+    record = wait_until(lambda: logged_ten(store), 60)
     time.sleep(0.5)
     process.send_signal(number)
     process.communicate(timeout=60)

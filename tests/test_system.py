@@ -1,8 +1,9 @@
 """What a notebook should not show of the system: GPUs that are not there, children that come and go, and processes that die."""
-import contextlib, json, os, signal, subprocess, sys, time
+import contextlib, json, os, signal, subprocess, sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from waiting import wait_until
 
 from mlops_nb.store import system
 from mlops_nb.store.system import (HardwareSampler, Meter, gpu_handles, host_info, mean_and_peak, network_counters, read_samples,
@@ -19,13 +20,6 @@ SPENDS = "import time, sys\nend = time.process_time() + float(sys.argv[1])\nwhil
 
 @pytest.fixture
 def path(tmp_path): return tmp_path/"งาน ของ ฉัน"/"system.jsonl"
-
-
-def wait_for(condition):
-    for _ in range(500):
-        if condition(): return
-        time.sleep(0.02)
-    pytest.fail("waited ten seconds in vain")
 
 
 @pytest.fixture
@@ -93,7 +87,7 @@ def test_no_pynvml_means_no_gpus(monkeypatch):
 
 def test_children_and_theirs_count(child):
     parent = child("sh", "-c", "sh -c 'sleep 60 & sleep 60' & wait")
-    wait_for(lambda: tree_counters(parent.pid)["processes"] >= 4)
+    wait_until(lambda: tree_counters(parent.pid)["processes"] >= 4)
     alone = child("sleep", "60")
     assert tree_counters(parent.pid)["memory_bytes"] > tree_counters(alone.pid)["memory_bytes"]
 
@@ -161,7 +155,7 @@ def test_the_loopback_is_no_network(monkeypatch):
 def test_the_sampler_follows_a_process(child, path):
     process = child(sys.executable, "-c", SPENDS, "60")
     sampler = HardwareSampler(process.pid, path, interval_s=0.02).start()
-    wait_for(lambda: len(read_samples(path)) >= 5)
+    wait_until(lambda: len(read_samples(path)) >= 5)
     used = sampler.stop()
     samples = read_samples(path)
     assert used == summarize_hardware(samples) and used["samples"] == len(samples)
@@ -184,7 +178,7 @@ def test_five_seconds_have_five_samples_at_least():
 
 def test_a_killed_sampler_leaves_its_samples(path):
     process = subprocess.Popen([sys.executable, "-c", SAMPLED, path])
-    wait_for(lambda: len(read_samples(path)) >= 3)
+    wait_until(lambda: len(read_samples(path)) >= 3)
     process.kill(); process.wait()
     assert summarize_hardware(read_samples(path))["samples"] >= 3
 
@@ -192,7 +186,7 @@ def test_a_killed_sampler_leaves_its_samples(path):
 def test_the_sampler_ends_with_its_process(child, path):
     process = child("sleep", "60")
     sampler = HardwareSampler(process.pid, path, interval_s=0.01).start()
-    wait_for(lambda: read_samples(path))
+    wait_until(lambda: read_samples(path))
     process.kill(); process.wait()
     sampler._thread.join(timeout=10)
     assert not sampler._thread.is_alive()

@@ -16,6 +16,7 @@ import pytest
 from jupyter_client import KernelManager
 from mlops_nb.experiments import servers, warm_start
 from mlops_nb.experiments.processes import children_of, process_name
+from waiting import exists, wait_until
 
 LIGHT = "json"  # preloaded in tests that need no library
 
@@ -82,22 +83,6 @@ class Kernel:
 
     def __exit__(self, *error):
         self.close()
-
-
-def wait_until(condition, timeout_s=10):
-    deadline = time.monotonic() + timeout_s
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.02)
-    return found
-
-
-def exists(pid):
-    "Whether a process runs; one that has ended and that nobody has waited for does not"
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_a_kernel_has_its_own_folder_environment_and_arguments(tmp_path):

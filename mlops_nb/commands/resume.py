@@ -13,7 +13,7 @@ import click
 
 # %% ../../nbs/9_interface/97_resume.ipynb #e77005a4
 from .parameters import secret_prompt
-from .run import run_and_tell
+from .run_notebook import run_and_tell
 from .run_options import retries_option
 from .shared import find_store, json_option
 

@@ -129,5 +129,6 @@ def up_to_now(
 ) -> "RunRecord": # the same, with the metrics and the hardware use of a run that still goes on
     "A run as it is at this moment"
     from dataclasses import replace
-    from mlops_nb.store.runs import LIVE, sum_up
+    from mlops_nb.store.record import LIVE
+    from mlops_nb.store.run_writer import sum_up
     return replace(record, **sum_up(store.runs.folder(record.id))) if record.status in LIVE else record

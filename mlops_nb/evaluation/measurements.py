@@ -17,7 +17,7 @@ import sqlalchemy as sa
 # %% ../../nbs/4_evaluation/40_measurements.ipynb #854676a2
 from ..objectives import Goal, Measurement, Objective, ObjectivesReport, check_objectives, measurement_from, read_objectives
 from ..settings import ObjectivesError
-from ..store import catalog as tables
+from ..store import tables
 from ..store.door import Store
 from ..store.lineage import trace
 from ..store.runs import RunRecord

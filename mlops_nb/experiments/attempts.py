@@ -21,7 +21,7 @@ from .pipeline_file import read_pipeline
 from .reuse import step_key
 from .runner import run_notebook
 from ..settings import NotebookError, NotFoundError, PipelineError, StoreError
-from ..store import catalog as tables
+from ..store import tables
 from ..store.door import Store
 from ..store.record import LIVE
 from ..store.runs import RunRecord

@@ -15,7 +15,7 @@ from .attempts import run_attempts
 from .pipeline_file import Pipeline, Step
 from .reuse import find_reusable, step_key
 from .runner import run_notebook
-from ..store import catalog as tables
+from ..store import tables
 from ..store.door import Store
 from ..store.record import new_id
 from ..store.runs import RunRecord

@@ -20,7 +20,7 @@ from .notebook_parameters import read_signature
 from .parameters import load_notebook
 from .pipeline_file import Pipeline, Step, input_files
 from ..settings import NotFoundError
-from ..store import catalog as tables
+from ..store import tables
 from ..store.door import Store
 from ..store.runs import RunRecord
 from ..store.snapshot import code_state, file_digest

@@ -19,13 +19,13 @@ import sqlalchemy as sa
 from ..evaluation.measurements import RunCheck, check_group, check_run, find_group, goals_of, related_runs
 from .executed import read_notebook
 from ..settings import MlopsError, NotFoundError
-from ..store import catalog as tables
+from ..store import tables
 from ..store.artifacts import Artifact
 from ..store.door import Store
 from ..store.journal import flatten, read_journal
 from ..store.lineage import Edge, Lineage, Node, trace
 from ..store.record import LIVE, RunRecord
-from ..store.runs import sum_up
+from ..store.run_writer import sum_up
 from ..store.system import read_samples
 
 # %% ../../nbs/9_interface/95_material.ipynb #652562e4

@@ -9,7 +9,7 @@ __all__ = ['used_before']
 import sqlalchemy as sa
 
 # %% ../../nbs/1_store/16_earlier_inputs.ipynb #8414e4da
-from . import catalog as tables
+from . import tables
 from .artifacts import split_reference
 
 # %% ../../nbs/1_store/16_earlier_inputs.ipynb #fea09168

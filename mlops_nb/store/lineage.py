@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 # %% ../../nbs/1_store/17_lineage.ipynb #ddbb6be4
 from ..settings import NotFoundError
-from . import catalog as tables
+from . import tables
 from .catalog import Catalog
 from .versions import resolve
 

@@ -24,7 +24,7 @@ from .ending import listen, outcome_of
 from .folders import checkpoint_folder
 from .journal import Journal, to_jsonable
 from .record import ENDED, RunRecord, wandb_place
-from .runs import sum_up
+from .run_writer import sum_up
 from .source import Lease, describe_source, running_file
 from .sync import refill_apart, wandb_summary
 from .system import HardwareSampler

@@ -18,8 +18,9 @@ from pathlib import Path
 from ..settings import ArtifactError, TrackingError
 from .door import Store
 from .journal import Journal, from_jsonable, read_journal
-from .record import wandb_place
-from .runs import LIVE, RunRecord, is_inside, new_id, sum_up
+from .folders import is_inside
+from .record import LIVE, RunRecord, new_id, wandb_place
+from .run_writer import sum_up
 from .system import read_samples
 from .tracking import WandbRun, find_wandb_files, history_of, read_wandb_file
 

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 # %% ../../nbs/1_store/16_versions.ipynb #ad23093a
 from ..settings import ArtifactError, NotFoundError
-from . import catalog as tables
+from . import tables
 from .artifacts import Artifact, ArtifactFile, check_alias, check_entry, check_name, manifest_digest, split_reference
 from .blobs import BlobStore, temporary_file
 from .catalog import Catalog
