@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from mlops_nb.commands import run as run_command
+from mlops_nb.commands import run_pipeline
 from mlops_nb.commands.report import report
 from mlops_nb.commands.shared import Program
 from mlops_nb.reports.cells import Pictures, output_html, sanitize
@@ -345,7 +345,7 @@ def test_the_pipeline_writes_a_report_or_warns(churn, monkeypatch, caplog):
         raise ValueError("a mistake of ours")
 
     monkeypatch.setattr("mlops_nb.reports.page.write_report", fail)
-    assert run_command.write_pipeline_report(churn, "g1") is None
+    assert run_pipeline.write_pipeline_report(churn, "g1") is None
     assert "could not be written (ValueError: a mistake of ours); try again with: mlops-nb report g1" in caplog.text
 
 
