@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from mlops_nb.settings import ArtifactError, CatalogVersionError, NotFoundError, StoreError
+from mlops_nb.settings import ArtifactError, CatalogVersionError, NotFoundError, StoreError, open_workspace
 from mlops_nb.store import tables
 from mlops_nb.store.artifacts import list_files
 from mlops_nb.store.blobs import BlobStore
 from mlops_nb.store.catalog import Catalog
+from mlops_nb.store.door import Store
+from mlops_nb.store.garbage import collect, plan
 from mlops_nb.store.lineage import trace
+from mlops_nb.store.references import refer
 from mlops_nb.store.runs import RunStore, settle
 from mlops_nb.store.versions import ArtifactStore
 
@@ -141,6 +144,88 @@ def test_a_damaged_blob_is_named_and_never_served(runs, artifacts, tmp_path):
     blob.write_text("wrong")
     with pytest.raises(StoreError, match=artifact.files[0].digest[:12]):
         artifacts.use(None, "data").path()
+
+
+def test_alias_moves_are_remembered(runs, artifacts, tmp_path):
+    run = runs.create(project="p", name="n")
+    for text in "121":
+        artifacts.log(run.id, "data", "dataset", list_files(write(tmp_path, "a.txt", text)))
+    artifacts.alias("data:v1", "best")
+    artifacts.alias("data:v1", "best")  # is there already: no move
+    assert artifacts.unalias("data:v1", "best").aliases == ()
+    moves = [(each.alias, each.version, each.run_id) for each in artifacts.alias_history("data")]
+    assert moves == [("latest", "v0", run.id), ("latest", "v1", run.id), ("latest", "v0", run.id), ("best", "v1", None), ("best", None,
+                                                                                                                          None)]
+    for change in (artifacts.alias, artifacts.unalias):
+        with pytest.raises(ArtifactError, match="logged last"):
+            change("data:v1", "latest")
+    with pytest.raises(ArtifactError, match="has no alias 'best'"):
+        artifacts.unalias("data:v0", "best")
+
+
+def test_a_repetition_moves_no_alias(runs, artifacts, tmp_path):
+    run = runs.create(project="p", name="n")
+    repetition = runs.create(project="p", name="n", reproduces=run.id)
+    child = runs.create(project="p", name="n", parent_id=repetition.id)
+    artifacts.log(run.id, "data", "dataset", list_files(write(tmp_path, "a.txt", "1")))
+    for number, each in ((2, repetition), (3, child)):
+        logged = artifacts.log(each.id, "data", "dataset", list_files(write(tmp_path, "a.txt", str(number))), aliases=("best",))
+        assert logged.aliases == ()
+    assert artifacts.use(None, "data").version == "v0"
+    assert [each.alias for each in artifacts.alias_history("data")] == ["latest"]
+
+
+def test_versions_are_found_by_digest_and_filtered(runs, artifacts, tmp_path):
+    run = runs.create(project="p", name="n")
+    first, second = (artifacts.log(run.id, "Data_1", "dataset", list_files(write(tmp_path, "a.txt", text))) for text in "12")
+    other = artifacts.log(run.id, "net", "model", {"b.txt": tmp_path / "a.txt"}, aliases=("best",))
+    assert artifacts.use(None, f"sha256:{first.digest[:8]}").version == "v0"
+    assert artifacts.use(None, f"sha256:{first.files[0].digest.upper()}").version == "v0"
+    with pytest.raises(NotFoundError, match="single version"):
+        artifacts.use(None, f"sha256:{second.files[0].digest}")  # in two artifacts
+    for wrong in ("sha256:1234", "sha256:zzzzzzzzzz"):
+        with pytest.raises(ArtifactError, match="is no digest"):
+            artifacts.use(None, wrong)
+    with pytest.raises(NotFoundError):
+        artifacts.use(None, "data\0\udce9")
+
+    def found(**filters): return [each.reference for each in artifacts.versions(**filters)]
+    assert found(pattern="data_*") == found(pattern="DATA_") == found(type="dataset") == ["Data_1:v1", "Data_1:v0"]
+    assert found(pattern="data?1", limit=1) == ["Data_1:v1"] and found(pattern="%") == found(pattern="da_a*") == []
+    assert found(alias="best") == [other.reference] and found(alias="latest", type="dataset") == ["Data_1:v1"]
+
+
+def test_what_nobody_needs_goes_and_its_number_is_not_used_again(catalog, runs, artifacts, tmp_path):
+    store = Store(open_workspace(tmp_path), catalog, artifacts.blobs, runs, artifacts)
+    run, other = (runs.create(project="p", name=name, notebook_blob=artifacts.blobs.put_bytes(name.encode()).digest) for name in "ab")
+    for text in ("1", "2", "3"):
+        artifacts.log(run.id, "data", "dataset", list_files(write(tmp_path, "a.txt", text)))
+    artifacts.use(other.id, "data:v1")
+    runs.finish(run.id, "finished")
+    runs.delete(run.id)
+    found = plan(store, grace_s=0)
+    assert [each.reference for each in found.versions] == ["data:v0"] and len(found.blobs) == 2  # its file, and a notebook
+    assert collect(store, found, grace_s=0) == found and plan(store, grace_s=0).is_empty
+    with pytest.raises(ArtifactError, match="data:v0 was removed on 20"):
+        artifacts.use(None, "data:v0")
+    assert [each.version for each in artifacts.versions("data")] == ["v2", "v1"]
+    assert [bool(each.removed_at) for each in artifacts.versions("data", removed=True)] == [False, False, True]
+    again = artifacts.log(other.id, "data", "dataset", list_files(write(tmp_path, "a.txt", "1")))
+    assert again.version == "v3" and again.path().read_text() == "1"
+    with catalog.write() as connection:
+        connection.execute(tables.aliases.delete())
+        connection.execute(tables.links.insert().values(
+            start_kind="node", start_id="release-1", end_kind="artifact", end_id=str(again.row_id), relation="released", created_at=0.0))
+    runs.finish(other.id, "finished")
+    runs.delete(other.id)
+    assert [each.reference for each in plan(store, grace_s=0).versions] == ["data:v1", "data:v2"]  # a release holds v3
+
+
+def test_references_are_kept_without_a_copy(runs, artifacts, tmp_path):
+    run = runs.create(project="p", name="n")
+    source = write(tmp_path, "a.txt", "1")
+    artifact = artifacts.log(run.id, "data", "dataset", {}, references=refer(source))
+    assert artifacts.use(None, "data").files == artifact.files and artifact.path() == source and not list(artifacts.blobs.digests())
 
 
 def test_lineage_reaches_through_the_graph(catalog, runs, artifacts, tmp_path):

@@ -31,19 +31,42 @@ SHOWN = 30 # runs of a table
 @click.option("--tag", metavar="TAG", help="Only runs with this tag.")
 @click.option("--notebook", metavar="TEXT", help="Only runs of notebooks whose path has this in it.")
 @click.option("--group", metavar="GROUP", help="Only runs of this group, a run of the pipeline.")
+@click.option("--filter", "text", metavar="FILTER",
+              help="Only these, as \"metrics.recall > 0.9 and params.model = 'mlp' and tags = 'best'\".")
+@click.option("--sort", metavar="FIELD", help="By metrics.NAME, params.NAME, created, duration ...; the largest first.")
+@click.option("--ascending", is_flag=True, help="The smallest first.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="NUMBER", help=f"At most so many; else a table shows {SHOWN}.")
 @json_option
-def list_runs(status, tag, notebook, group, limit, as_json):
-    "List runs, the newest first."
+def list_runs(status, tag, notebook, group, text, sort, ascending, limit, as_json):
+    """List runs, the newest first.
+
+    \b
+    A filter compares fields with and, or, not and parentheses:
+      metrics.NAME, duration, attempt         = != > >= < <= IN (0, 1)
+      params.NAME                             the same, LIKE 'a%', ILIKE
+      tags, id, name, status, notebook,       = != IN LIKE ILIKE
+      group, step, project
+      created, started, ended                 > '2026-11-01'
+    Odd names stand in quotes: metrics.'test/roc auc'. Texts do, too."""
     store, limited = find_store(), limit if as_json else limit or SHOWN
     _check_status(status)
-    records = store.runs.list(status=status, tag=tag, notebook=notebook, group_id=group, limit=limited)
+    asked = {"status": status, "tag": tag, "notebook": notebook, "group_id": group, "filter": text}
+    records = store.runs.list(**asked, sort=sort, ascending=ascending, limit=limited, brief=not as_json)
     found = [up_to_now(store, record) for record in records]
     if as_json: return print_json([record.to_dict() for record in found])
-    from mlops_nb.run_tables import runs_table
-    if not found: return click.echo("No runs here yet: mlops-nb run" if not any((status, tag, notebook, group)) else "No run fits.")
-    show(runs_table(found, wanted_metrics(store.workspace), page().width))
-    if len(found) == SHOWN and not limit: click.echo(f"The newest {SHOWN}; more with --limit NUMBER.")
+    if not found: return click.echo("No run fits." if any(asked.values()) else "No runs here yet: mlops-nb run")
+    _show_runs(store, found, text, sort)
+    which = "first" if sort or ascending else "newest"
+    if len(found) == SHOWN and not limit: click.echo(f"The {which} {SHOWN}; more with --limit NUMBER.")
+
+# %% ../../nbs/9_interface/98_runs.ipynb #12c5a79f
+def _show_runs(store, found, text, sort):
+    from mlops_nb.run_tables import asked_columns, runs_table
+    from mlops_nb.store.filters import read_field, read_filter
+    from mlops_nb.store.search import fields_of
+
+    fields = [*fields_of(read_filter(text) if text else None), *([read_field(sort)] if sort else [])]
+    show(runs_table(found, wanted_metrics(store.workspace), page().width, asked=asked_columns(found, fields)))
 
 def _check_status(status):
     from mlops_nb.store.record import STATUSES
@@ -70,12 +93,15 @@ def show_run(run, as_json):
 @click.argument("run", nargs=-1, required=True)
 @json_option
 def compare(run, as_json):
-    "Show what differs between two RUNs or more: parameters, metrics, data, code, packages."
-    from mlops_nb.comparison import compare_runs, comparison_view
+    """Show what differs between two RUNs or more: data, code, parameters, packages, metrics; and what may be the cause.
+
+    A model such as digits-model:v3 stands for the run that made it.
+    """
+    from mlops_nb.comparison import compare_runs, comparison_view, find_run
 
     if len(run) < 2: raise click.UsageError("give two runs or more; list them with: mlops-nb runs list")
     store = find_store()
-    comparison = compare_runs(store, [up_to_now(store, store.runs.get(each)) for each in run])
+    comparison = compare_runs(store, [up_to_now(store, find_run(store, each)) for each in run])
     print_json(comparison.to_dict()) if as_json else show(comparison_view(comparison))
 
 # %% ../../nbs/9_interface/98_runs.ipynb #7ae9e031

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['storage_error', 'Blob', 'copy_and_hash', 'clone_file', 'open_file', 'temporary_file', 'clear_leftovers', 'blob_path',
-           'check_blob', 'keep_blob', 'link_or_copy', 'file_mark', 'BlobStore']
+           'check_blob', 'renew_blob', 'keep_blob', 'link_or_copy', 'file_mark', 'BlobReader', 'BlobStore']
 
 # %% ../../nbs/1_store/10_blobs.ipynb #9ea340e6
 import contextlib, errno, hashlib, io, os, re, time
@@ -130,6 +130,16 @@ def check_blob(
     raise CorruptBlobError(f"blob {digest} is corrupted: the {blob.size_bytes} bytes in {str(path)!r} have the sha256 {blob.digest}; "
                            "log the same file again, or restore it from a backup")
 
+# %% ../../nbs/1_store/10_blobs.ipynb #009f774f
+def renew_blob(
+    folder: Path, # of the store
+    digest: str, # of a blob
+) -> bool: # False where there is none, or it is another user's
+    "Whether there is such a blob, which now counts as stored this moment"
+    try: os.utime(blob_path(folder, digest))
+    except OSError: return False
+    return True
+
 # %% ../../nbs/1_store/10_blobs.ipynb #8e6568c6
 def keep_blob(
     folder: Path, # of the store
@@ -138,7 +148,8 @@ def keep_blob(
     "Store a stream under its digest. Raises `StoreFullError`, `StoreError`"
     with temporary_file(folder/"incoming", "store a file in") as temporary, temporary.open("x+b") as target:
         blob = copy_and_hash(target) if clone_file(source, target) else copy_and_hash(source, target)
-        with contextlib.suppress(StoreError): return check_blob(folder, blob.digest)
+        with contextlib.suppress(StoreError):
+            if check_blob(folder, blob.digest) and renew_blob(folder, blob.digest): return blob
         target.flush()
         os.fchmod(target.fileno(), 0o444)
         os.fsync(target.fileno())
@@ -171,26 +182,10 @@ def file_mark(
     return (status.st_ino, status.st_size, status.st_mtime_ns) if time.time() - status.st_mtime > 2 else None
 
 # %% ../../nbs/1_store/10_blobs.ipynb #e0788bf6
-class BlobStore:
-    """Files by their content, in `folder/ab/ab12…`. Its methods raise `StoreError`, and what they name.
-
-    Any number of threads and processes may put, read and remove at once. The content is on the disk before it gets its name.
-    A killed process leaves no blob, only a file in `folder/incoming` that a later put clears away."""
+class BlobReader:
+    "Files by their content, in `folder/ab/ab12…`, for reading. Its methods raise `StoreError`, and what they name"
     def __init__(self, folder: str | os.PathLike): # made when the first blob comes
-        self.folder, self._checked, self._cleared = Path(folder), {}, False
-
-    def _put(self, source):
-        if not self._cleared: clear_leftovers(self.folder/"incoming")
-        self._cleared = True
-        return keep_blob(self.folder, source)
-
-    def put_bytes(self, data: bytes) -> Blob:
-        "Keep the bytes. Raises `StoreFullError`"
-        return self._put(io.BytesIO(data))
-
-    def put_file(self, path: str | os.PathLike) -> Blob:
-        "Keep a copy of a file. Raises `NotFoundError`, `StoreFullError`"
-        with open_file(path) as source: return self._put(source)
+        self.folder, self._checked = Path(folder), {}
 
     def __contains__(self, digest: str) -> bool: return os.path.isfile(blob_path(self.folder, digest))
 
@@ -224,6 +219,31 @@ class BlobStore:
     def digests(self) -> Iterator[str]:
         "All blobs, in order"
         return (path.name for path in sorted(self.folder.glob("[0-9a-f][0-9a-f]/" + "[0-9a-f]" * 64)))
+
+# %% ../../nbs/1_store/10_blobs.ipynb #9518b7c4
+class BlobStore(BlobReader):
+    """Files by their content.
+
+    Any number of threads and processes may put, read and remove at once. The content is on the disk before it gets its name.
+    A killed process leaves no blob, only a file in `folder/incoming` that a later put clears away."""
+    _cleared = False # whether such files were looked for
+
+    def _put(self, source):
+        if not self._cleared: clear_leftovers(self.folder/"incoming")
+        self._cleared = True
+        return keep_blob(self.folder, source)
+
+    def put_bytes(self, data: bytes) -> Blob:
+        "Keep the bytes. Raises `StoreFullError`"
+        return self._put(io.BytesIO(data))
+
+    def put_file(self, path: str | os.PathLike) -> Blob:
+        "Keep a copy of a file. Raises `NotFoundError`, `StoreFullError`"
+        with open_file(path) as source: return self._put(source)
+
+    def renew(self, digest: str) -> bool:
+        "Whether there is such a blob, which now counts as stored this moment"
+        return renew_blob(self.folder, digest)
 
     def remove(self, digest: str):
         "Forget a blob, or do nothing where there is none; files that were made from it stay"

@@ -35,8 +35,8 @@ def open_store(
     folder = workspace.store_dir
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"the store {folder} is not a folder: remove the file, or set `store` in settings.ini")
-    if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        raise StoreError(f"the store {folder} cannot be read and written by this user: change its permissions, "
-                         "or set `store` in settings.ini")
+    if folder.exists() and not os.access(folder, os.R_OK | os.X_OK):
+        raise StoreError(f"the store {folder} cannot be read by this user: change its permissions, or set `store` in settings.ini")
     catalog, blobs = Catalog(workspace.catalog_url), BlobStore(folder / "blobs")
-    return Store(workspace, catalog, blobs, RunStore(catalog, workspace.runs_dir), ArtifactStore(catalog, blobs, folder / "artifacts"))
+    artifacts = ArtifactStore(catalog, blobs, folder / "artifacts", workspace.root)
+    return Store(workspace, catalog, blobs, RunStore(catalog, workspace.runs_dir), artifacts)

@@ -103,6 +103,9 @@ class RunRecord(RunIdentity):
     resumed_from: str | None = None # id of the attempt before
     first_attempt: str | None = None # id of the first attempt, whose checkpoints it shares; None on the first one
     request: dict | None = None # what the runner was asked for; None where no runner was
+    code_blob: str | None = None # sha256 of the list of Python files that were kept
+    diff_blob: str | None = None # sha256 of what git showed as not committed
+    reproduces: str | None = None # id of the run that this one repeats
     tags: tuple = ()
 
     @property

@@ -22,6 +22,7 @@ from ..settings import StoreError
 from . import tables
 from .catalog import Catalog
 from .door import Store
+from .kept_code import keep_changes, keep_code
 from .record import LEASE_S
 from .snapshot import Environment, code_state, environment, file_digest
 from .system import host_info
@@ -61,6 +62,7 @@ def describe_source(
     add_environment(store.catalog, place)
     code = code_state(root)
     values = {"code_commit": code.commit, "code_changes": code.changes_digest, "code_digest": code.digest,
+              "code_blob": keep_code(store.blobs, root), "diff_blob": keep_changes(store.blobs, root) if code.changes_digest else None,
               "environment_digest": place.digest, "host_info": host_info()}
     if notebook is None: return values
     path = Path(notebook).resolve()
