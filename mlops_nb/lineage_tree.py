@@ -10,7 +10,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 # %% ../nbs/9_interface/92_lineage_tree.ipynb #0288603e
-from .store.lineage import Lineage, Node
+from .store.lineage_graph import SURROUNDINGS, Lineage, Node
 from .wording import say_status
 
 # %% ../nbs/9_interface/92_lineage_tree.ipynb #e9c2850e
@@ -21,10 +21,12 @@ def node_line(
 ) -> Text:
     "A run with its notebook and commit, and its status where it is not finished; else the kind and the beginning of the digest"
     if short: facts = "see above"
-    elif node.kind != "run": facts = f"{node.kind}  {(node.digest or '')[:12]}".rstrip()
+    elif node.kind != "run":
+        facts = f"{node.kind}  {(node.digest or '')[:12]}".rstrip() + (", files removed" if node.details.get("removed_at") else "")
     else: facts = ", ".join(each.name for _, each in graph.sources(node.id) if each.kind == "notebook" or each.details.get("commit"))
     status = say_status(node.details["status"]) if node.details.get("status", "finished") != "finished" else ""
-    parts = [Text(node.name, "" if node.kind == "run" else "bold"), status, Text(facts, "dim")]
+    began = next((f"began by {each.name}" for how, each in graph.sources(node.id) if how == "began_by" and not short), "")
+    parts = [Text(node.name, "" if node.kind == "run" else "bold"), status, Text(", ".join(filter(None, [facts, began])), "dim")]
     return Text("  ", no_wrap=True, overflow="ellipsis").join(filter(None, parts))
 
 # %% ../nbs/9_interface/92_lineage_tree.ipynb #8021b1af
@@ -44,7 +46,7 @@ def _grow(branch, graph, root, neighbours, seen):
 
 def _children(branch, node, neighbours):
     "Pairs of branch and neighbour, the first one last."
-    found = [each for relation, each in neighbours(node.id) if relation in ("used", "generated_by", "resumed_from")]
+    found = list({each.id: each for _, each in neighbours(node.id) if each.kind not in SURROUNDINGS}.values())
     rest = [Text(f"… and {len(found) - SHOWN} older ones", style="dim")] if len(found) > SHOWN else []
     return [(branch, each) for each in reversed([*found[-SHOWN:], *rest])]
 
@@ -58,4 +60,5 @@ def lineage_tree(
     for title, neighbours in (("made from", graph.sources), ("led to", graph.results)):
         if _children(tree, root, neighbours): _grow(tree.add(Text(title, style="italic")), graph, root, neighbours, {root.id})
     if not tree.children: tree.add(Text("nothing else is recorded", style="dim"))
+    if graph.truncated: tree.add(Text("… and more, further away: --limit NUMBER shows more of it", style="yellow"))
     return tree
