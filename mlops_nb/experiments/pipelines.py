@@ -84,7 +84,7 @@ def _borrow(store, pipeline, step, group_id):
     store.runs.join(reusable, group_id, step.name)
     for attempt in store.runs.attempts(reusable):
         for relation, artifact in store.artifacts.edges_of(attempt.id):
-            if relation == "logged": store.artifacts.alias(artifact.reference, "latest")
+            if relation == "logged": store.artifacts.make_latest(artifact, attempt.id)
     return StepResult(step, reusable, reused=True)
 
 # %% ../../nbs/5_experiments/56_pipelines.ipynb #715bb624

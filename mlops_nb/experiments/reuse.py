@@ -25,7 +25,7 @@ from ..store.door import Store
 from ..store.runs import RunRecord
 from ..store.snapshot import code_state, file_digest
 from ..store.source import notebook_digest
-from ..store.versions import resolve
+from ..store.resolution import resolve
 
 # %% ../../nbs/5_experiments/55_reuse.ipynb #1e141e3b
 def step_key(

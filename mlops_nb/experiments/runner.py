@@ -20,7 +20,9 @@ from ..store.door import Store
 from ..store.record import wandb_place
 from ..store.runs import RunRecord
 from ..store.source import Lease, describe_source
-from ..store.sync import adopt, refill
+from ..store.imports import adopt
+from ..store.online import settle_online, waits_for_sync
+from ..store.refill import refill
 from ..store.system import HardwareSampler
 from ..store.tracking import start_service, wandb_environ
 
@@ -56,6 +58,7 @@ def run_notebook(
     cwd: Path | str | None = None, # of the kernel; default: the current folder
     kernel_name: str | None = None, # default: the notebook's own
     resume_of: RunRecord | None = None, # the attempt before this one
+    reproduces: RunRecord | None = None, # the run that this one repeats, with the notebook as it was then
     cell_timeout_s: float | None = None, # for each cell; None: as the notebook's metadata say, else without limit
     timeout_s: float | None = None, # for the notebook
     ask: Callable[[str], str] | None = None, # asks a person for the secret of a name
@@ -69,14 +72,14 @@ def run_notebook(
     from mlops_nb.experiments.whole_files import check_output, write_whole
 
     path, cwd, limits = Path(notebook), Path(cwd or Path.cwd()), {"cell_timeout_s": cell_timeout_s, "timeout_s": timeout_s}
-    content = load_notebook(path)
+    content = load_notebook(store.blobs.path(reproduces.notebook_blob) if reproduces else path)
     check_kernel(content, kernel_name)
     check_folder(cwd)
     accepted = accept_parameters(content, parameters or {}, kernel_name, ask=ask, folder=cwd)
     prepared = inject_parameters(content, accepted, kernel_name)
     if output: check_output(output)
     request = _request(store, accepted, kernel_name, cwd, output, limits)
-    record = _begin(store, path, resume_of, {"parameters": accepted.recorded, "request": request} | columns)
+    record = _begin(store, path, resume_of, reproduces, {"parameters": accepted.recorded, "request": request} | columns)
     executed = store.runs.folder(record.id) / "notebook.ipynb"
     with _Watch(store, record.id) as watch:
         if record.group_id and record.step: store.runs.join(record)
@@ -89,11 +92,20 @@ def run_notebook(
     return store.runs.get(record.id)
 
 # %% ../../nbs/5_experiments/55_runner.ipynb #2dde96ec
-def _begin(store, path, earlier, columns):
+def _begin(store, path, earlier, repeated, columns):
     "The record of a run that is about to start; where an attempt was `earlier`, it is the next one."
-    values = describe_source(store, path) | {"name": columns.get("step") or path.stem} | columns
-    if earlier: values |= {"attempt": earlier.attempt + 1, "resumed_from": earlier.id, "first_attempt": earlier.first_id}
+    source = describe_source(store, None) | _notebook_of(repeated) if repeated else describe_source(store, path)
+    values = source | {"name": columns.get("step") or path.stem} | columns
+    if earlier:
+        values |= {"attempt": earlier.attempt + 1, "resumed_from": earlier.id, "first_attempt": earlier.first_id}
+        values |= {"reproduces": earlier.reproduces}
     return store.runs.create(project=store.workspace.settings.workspace.project, **values)
+
+# %% ../../nbs/5_experiments/55_runner.ipynb #8c85e813
+def _notebook_of(repeated):
+    "The columns of a run that repeats another one: its notebook is the file as it was then, whatever lies there now."
+    names = ("notebook", "notebook_digest", "notebook_blob")
+    return {each: getattr(repeated, each) for each in names} | {"reproduces": repeated.id}
 
 # %% ../../nbs/5_experiments/55_runner.ipynb #42f39f58
 def _request(store, accepted, kernel_name, cwd, output, limits):
@@ -129,14 +141,13 @@ class _Watch:
         if kind: self.error = {"name": kind.__name__, "message": str(error)}
         if kind and issubclass(kind, KeyboardInterrupt): self.status = "cancelled"
         for each in self._helpers: each.stop()
-        self.store.runs.finish(self.id, self.status, error=self.error)
-        _settle_wandb(self.store, self.id)
+        if self.store.runs.finish(self.id, self.status, error=self.error): _settle_wandb(self.store, self.id)
 
 # %% ../../nbs/5_experiments/55_runner.ipynb #fbeb4681
 def _settle_wandb(store, run_id):
     "See to it that there is one whole W&B run."
     state = store.runs.get(run_id).wandb_state
-    if state in ("complete", "disabled"): return
-    if state is None and adopt(store, run_id): return
-    store.runs.update(run_id, wandb_state="incomplete")
-    refill(store, run_id)
+    if state not in ("complete", "disabled") and not (state is None and adopt(store, run_id)):
+        store.runs.update(run_id, wandb_state="incomplete")
+        if not waits_for_sync(store, run_id): refill(store, run_id)
+    settle_online(store, run_id)
