@@ -14,8 +14,8 @@ from mlops_nb.settings import ArtifactError, NotFoundError, TrackingError, open_
 from mlops_nb.store.door import open_store
 from mlops_nb.store.journal import read_journal
 from mlops_nb.store.session import start_run
-from mlops_nb.store.sync import refill
-from mlops_nb.store.tracking import find_wandb_files, history_of, read_wandb_file
+from mlops_nb.store.refill import refill
+from mlops_nb.store.wandb_history import find_wandb_files, history_of, read_wandb_file
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_a_wandb_artifact_can_be_logged(store, tmp_path):
     assert ([each.path for each in logged.files], logged.type, logged.metadata) == (["raw/data.csv"], "dataset", {"rows": 0})
     remote = wandb.Artifact("elsewhere", "dataset")
     remote.add_reference("http://127.0.0.1/data.csv", checksum=False)
-    with start_run("prepare", workspace=store.workspace) as run, pytest.raises(ArtifactError, match="not a local file"):
+    with start_run("prepare", workspace=store.workspace) as run, pytest.raises(ArtifactError, match="cannot be read"):
         run.log_artifact(remote)
 
 

@@ -12,8 +12,9 @@ from mlops_nb.experiments.runner import run_notebook
 from mlops_nb.settings import TrackingError, open_workspace
 from mlops_nb.store.door import open_store
 from mlops_nb.store.journal import read_journal
-from mlops_nb.store.sync import import_wandb, incomplete_runs, refill
-from mlops_nb.store.tracking import history_of, read_wandb_file
+from mlops_nb.store.imports import import_wandb
+from mlops_nb.store.refill import incomplete_runs, refill
+from mlops_nb.store.wandb_history import history_of, read_wandb_file
 
 
 @pytest.fixture

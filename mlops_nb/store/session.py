@@ -17,16 +17,20 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 # %% ../../nbs/1_store/19_session.ipynb #4d117611
-from ..settings import ArtifactError, TrackingError, Workspace, open_workspace
-from .artifacts import Artifact, list_files
+from ..settings import NotFoundError, TrackingError, Workspace, open_workspace
+from .artifacts import Artifact
+from .contents import contents_elsewhere, contents_of
 from .door import Store, open_store
 from .ending import listen, outcome_of
 from .folders import checkpoint_folder
 from .journal import Journal, to_jsonable
+from .online import fetch_artifact, settle_online
 from .record import ENDED, RunRecord, wandb_place
-from .run_writer import sum_up
+from .connections import insist
+from .run_writer import PATIENCE_S, sum_up
 from .source import Lease, describe_source, running_file
-from .sync import refill_apart, wandb_summary
+from .refill import refill_apart, wandb_summary
+from .replay import remember_link
 from .system import HardwareSampler
 from .tracking import WandbRun
 
@@ -73,6 +77,7 @@ class RunLife:
         self._outcome = "finished", None # as of now: status, and what went wrong
         self._journal = Journal(self.folder / "journal.jsonl")
         self._wandb = WandbRun(store.workspace, record.id)
+        self._unsaved = {} # columns that could not be written yet, because the catalog's server was away
         self._step, self._lock, self._process = 0, threading.Lock(), os.getpid()
         self._helpers = [HardwareSampler(os.getpid(), self.folder / "system.jsonl"), Lease(store, record.id)] if owned else []
 
@@ -94,15 +99,17 @@ class RunLife:
         for each in self._helpers: each.stop()
         self._journal.close()
         waiting = "disabled" if self._wandb.state == "disabled" else "incomplete"
-        if self.owned: self.store.runs.finish(self.id, status, error=self._outcome[1], wandb_state=waiting) # before W&B is waited for
+        runs, late, there = self.store.runs, self._unsaved, True
+        if self.owned: there = runs.finish(self.id, status, error=self._outcome[1], wandb_state=waiting, **late) # before W&B is waited for
         self._wandb.summarize(wandb_summary(status, sum_up(self.folder)["hardware"]))
         state = self._wandb.finish(0 if status == "finished" else 1)
-        self.store.runs.update(self.id, wandb_state=state)
+        there = runs.remember(self.id, None if there else 0, wandb_state=state, **late)
+        if there and self.owned and state == "complete" and self._wandb.mode == "online": settle_online(self.store, self.id)
         self.finished = True
         _forget(self)
         if self.owned and sys.stderr and sys.stderr.isatty():
             print(f"{self.name} {self.id} {status}: mlops-nb runs show {self.id}", file=sys.stderr)
-        if self.owned and state == "incomplete": refill_apart(self.store, self.id)
+        if there and self.owned and state == "incomplete" and self._wandb.mode != "online": refill_apart(self.store, self.id)
 
     def note(self, error: BaseException | None) -> None:
         "Learn how a cell or the process ended"
@@ -157,7 +164,8 @@ class RunRows(RunLife):
 
     def _configure(self, changes):
         self._check_open()
-        self.store.runs.update(self.id, parameters=to_jsonable(dict(self.config)))
+        values = {"parameters": to_jsonable(dict(self.config))}
+        self._unsaved = {} if self.store.runs.remember(self.id, 0, **values) else values
         self._wandb.configure(changes)
 
 # %% ../../nbs/1_store/19_session.ipynb #1eb5fb92
@@ -167,12 +175,15 @@ class Run(RunRows):
     Contract: when `log` returns, the row is in the journal and survives a kill of this process; several threads may log."""
 
     def use_artifact(self,
-        reference: str, # name, name:alias or name:v3
+        reference: str, # name, name:alias or name:v3; online also entity/project/name:alias
         type: str | None = None, # refuse another type
     ) -> Artifact:
         "Find an artifact and record that this run uses it. Raises `NotFoundError`, `ArtifactError`"
         self._check_open()
-        return self.store.artifacts.use(self.id, reference, self.group, type)
+        try: return insist(lambda: self.store.artifacts.use(self.id, reference, self.group, type), PATIENCE_S)
+        except NotFoundError:
+            if self._wandb.mode != "online" or not self._wandb.is_open: raise
+        return fetch_artifact(self.store, self.id, reference, type)
 
     def log_artifact(self,
         content, # a file, a folder, or a `wandb.Artifact`
@@ -183,12 +194,37 @@ class Run(RunRows):
     ) -> Artifact:
         "Store files as a version of an artifact and record that this run made it. Raises `ArtifactError`, `StoreFullError`"
         self._check_open()
-        aliases = as_tuple(aliases)
-        if hasattr(content, "manifest"): files, name, type, metadata = _from_wandb(content, metadata)
-        else: files, name = list_files(content), name or Path(content).stem
-        artifact = self.store.artifacts.log(self.id, name, type, files, aliases, to_jsonable(metadata or {}))
-        digest = self._wandb.log_artifact(name, type, artifact.blob_paths(), aliases, artifact.metadata)
+        return self._keep(contents_of(content, name, type, metadata, self.store.workspace.root), as_tuple(aliases))
+
+    def log_reference(self,
+        uri: str | Path, # a file, a folder, a file:// or an http(s):// URL; no copy is made
+        name: str | None = None, # default: the name of the file or folder
+        type: str = "dataset",
+        checksum: str | None = None, # sha256 of the one file; with it a URL is not read now
+        aliases: list[str] | tuple[str, ...] | str | None = (), # besides `latest`
+        metadata: dict | None = None,
+    ) -> Artifact:
+        "Record content that stays where it is as a version of an artifact that this run made. Raises `ArtifactError`"
+        self._check_open()
+        return self._keep(contents_elsewhere(uri, name, type, checksum, metadata, self.store.workspace.root), as_tuple(aliases))
+
+    def _keep(self, what, aliases):
+        "Log the contents of an artifact here and in W&B."
+        given = self.id, what.name, what.type, what.files, aliases, to_jsonable(what.metadata), what.references
+        artifact = insist(lambda: self.store.artifacts.log(*given), PATIENCE_S) # a second try finds the version of the first
+        moved = tuple(each for each in aliases if each in artifact.aliases) # none for a run that repeats another one
+        digest = self._wandb.log_artifact(artifact.name, artifact.type, artifact.blob_paths(), moved, artifact.metadata,
+                                          artifact.references)
         return self.store.artifacts.remember_wandb_digest(artifact, digest) if digest else artifact
+
+    def link_artifact(self,
+        artifact: Artifact, # that was logged or used
+        target_path: str, # project/collection, or wandb-registry-NAME/COLLECTION
+        aliases: list[str] | tuple[str, ...] | str | None = (), # there
+    ) -> None:
+        "Show a version in another collection of W&B, as soon as a server hears of it"
+        self._check_open()
+        remember_link(self.folder, artifact.reference, target_path, as_tuple(aliases))
 
 # %% ../../nbs/1_store/19_session.ipynb #c73cde05
 def as_tuple(
@@ -196,17 +232,6 @@ def as_tuple(
 ) -> tuple[str, ...]: # one text is one value, not its letters
     "Several names as a tuple"
     return (values,) if isinstance(values, str) else tuple(values or ())
-
-# %% ../../nbs/1_store/19_session.ipynb #d11ed262
-def _from_wandb(artifact, metadata):
-    "The files, name, type and metadata of a `wandb.Artifact` that was not logged yet."
-    files = {path: entry.local_path for path, entry in artifact.manifest.entries.items()}
-    missing = [path for path, source in files.items() if not source]
-    if missing:
-        raise ArtifactError(f"wandb.Artifact {artifact.name!r} refers to {missing[0]!r}, which is not a local file: "
-                            "add files with add_file or add_dir")
-    paths = {path: Path(source) for path, source in files.items()}
-    return paths, artifact.name.partition(":")[0], artifact.type, metadata or dict(artifact.metadata)
 
 # %% ../../nbs/1_store/19_session.ipynb #37a399b1
 _active = None # the run of this process
