@@ -21,7 +21,7 @@ PRELOAD = tuple(
     "papermill.execute papermill.translators nbclient jupyter_client.provisioning jupyter_client.kernelspec ipykernel.kernelspec IPython "
     "pynvml mlops_nb.cli mlops_nb.run_page mlops_nb.run_tables mlops_nb.commands.progress mlops_nb.experiments.papermill_engine "
     "mlops_nb.experiments.client mlops_nb.experiments.cells mlops_nb.experiments.provisioner mlops_nb.experiments.pipelines "
-    "mlops_nb.store.sync sqlalchemy.dialects.sqlite alembic.command rich.progress pydantic psutil wandb".split())
+    "mlops_nb.store.refill sqlalchemy.dialects.sqlite alembic.command rich.progress pydantic psutil wandb".split())
 
 # %% ../nbs/9_interface/99_program.ipynb #9f21b263
 class WarmCommand:

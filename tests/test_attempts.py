@@ -28,7 +28,7 @@ from mlops_nb.store.folders import checkpoint_folder
 from mlops_nb.store.lineage import trace
 from mlops_nb.store.runs import RunStore
 from mlops_nb.store.source import describe_source
-from mlops_nb.store.tracking import read_wandb_file
+from mlops_nb.store.wandb_history import read_wandb_file
 from mlops_nb.store.versions import ArtifactStore
 
 REQUEST = {"parameters": {}, "kernel": None, "cwd": ".", "output": None}

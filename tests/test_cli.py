@@ -473,7 +473,7 @@ def test_lineage_in_each_direction(workspace, store):
 
     assert runs("digits:latest") == runs("prepare") == ["run/a1b2c3d4", "run/b1b2c3d4"]
     assert (runs("digits", "--upstream"), runs("digits", "--downstream")) == (["run/a1b2c3d4"], ["run/b1b2c3d4"])
-    assert set(read("lineage", "digits")) == {"nodes", "edges", "root"}
+    assert set(read("lineage", "digits")) == {"nodes", "edges", "root", "truncated"}
     assert "made from" in call("lineage", "digits").stdout and "led to" not in call("lineage", "digits", "--upstream").stdout
 
 

@@ -25,7 +25,7 @@ from mlops_nb.experiments.processes import process_name
 from mlops_nb.settings import StoreError, open_workspace
 from mlops_nb.store.door import open_store
 from mlops_nb.store.journal import read_journal
-from mlops_nb.store.tracking import history_of, read_wandb_file
+from mlops_nb.store.wandb_history import history_of, read_wandb_file
 
 SETTINGS = "[workspace]\nproject = matrix\n[kernels]\npreload = json\npool = 1\nidle_s = 60\n"
 CASE_S, SETTLED_S = 40, 10  # for a case; until nothing is left of what dies

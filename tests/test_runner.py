@@ -17,7 +17,7 @@ from mlops_nb.experiments.runner import run_notebook
 from mlops_nb.settings import KernelError, NotebookError, ParameterError, StoreError, open_workspace
 from mlops_nb.store.door import open_store
 from mlops_nb.store.journal import read_journal
-from mlops_nb.store.tracking import find_wandb_files, history_of, read_wandb_file
+from mlops_nb.store.wandb_history import find_wandb_files, history_of, read_wandb_file
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ def steps(
         ("Style (ruff)", [SCRIPTS / "ruff", "check", "mlops_nb", "tests", "benchmarks", "tools"]),
         ("Floors (import-linter)", [SCRIPTS / "lint-imports"]),
         ("Notebooks (nbdev-test)", [SCRIPTS / "nbdev-test", *notebooks]),
-        (PYTEST, [SCRIPTS / "pytest", "-n", str(WORKERS), "--dist", "loadfile", "--no-loadscope-reorder", f"--junitxml={report}"]),
+        (PYTEST, [SCRIPTS / "pytest", "-n", str(WORKERS), "--dist", "loadfile", "--no-loadscope-reorder", f"--junitxml={report}",
+                  "--durations=20", "--durations-min=5"]),
     ]
 
 
