@@ -23,7 +23,7 @@ uploads = sa.Table(
     sa.Column("state", sa.Text, nullable=False),
     sa.Column("journal_rows", sa.Integer),  # of the run when it was uploaded
     sa.Column("details", sa.JSON),
-    sa.Column("uploaded_at", sa.Float, nullable=False))
+    sa.Column("uploaded_at", sa.Float, nullable=False), extend_existing=True)
 
 # %% ../../nbs/1_store/12_upload_tables.ipynb #8688ec58
 uploaded_versions = sa.Table(
@@ -31,4 +31,4 @@ uploaded_versions = sa.Table(
     sa.Column("artifact_id", sa.ForeignKey("artifacts.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("version", sa.Text, nullable=False),  # there, such as v3
     sa.Column("wandb_id", sa.Text),
-    sa.Column("uploaded_at", sa.Float, nullable=False))
+    sa.Column("uploaded_at", sa.Float, nullable=False), extend_existing=True)
