@@ -1,7 +1,8 @@
-"""What all tests share: an environment without the caller's own settings, and the programs outside Python."""
+"""What all tests share: an environment of their own, the programs outside Python, an empty catalog on both databases."""
 import os
 
 import pytest
+import sqlalchemy as sa
 import system_packages
 from private_postgresql import private_postgresql
 
@@ -34,3 +35,33 @@ def postgresql_url():
     programs = system_packages.POSTGRESQL.find() or pytest.skip(system_packages.POSTGRESQL.how_to_get)
     with private_postgresql(programs) as url:
         yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def catalog(request, tmp_path):
+    "An empty catalog; a test that takes it holds on both databases"
+    from mlops_nb.store.catalog import Catalog
+
+    if request.param == "sqlite":
+        return Catalog(f"sqlite:///{tmp_path}/what? 100%#.db")
+    url = request.getfixturevalue("postgresql_url")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
+        connection.execute(sa.text("CREATE SCHEMA public"))
+    return Catalog(url)
+
+
+@pytest.fixture
+def runs(catalog, tmp_path):
+    from mlops_nb.store.runs import RunStore
+
+    return RunStore(catalog, tmp_path / "runs")
+
+
+@pytest.fixture
+def artifacts(catalog, tmp_path):
+    from mlops_nb.store.blobs import BlobStore
+    from mlops_nb.store.versions import ArtifactStore
+
+    return ArtifactStore(catalog, BlobStore(tmp_path / "blobs"), tmp_path / "artifacts")

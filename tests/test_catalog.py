@@ -25,30 +25,6 @@ from mlops_nb.store.runs import RunStore, settle
 from mlops_nb.store.versions import ArtifactStore
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def catalog(request, tmp_path):
-    "An empty catalog."
-    if request.param == "sqlite":
-        yield Catalog(f"sqlite:///{tmp_path}/what? 100%#.db")
-        return
-    url = request.getfixturevalue("postgresql_url")
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
-        connection.execute(sa.text("CREATE SCHEMA public"))
-    yield Catalog(url)
-
-
-@pytest.fixture
-def runs(catalog, tmp_path):
-    return RunStore(catalog, tmp_path / "runs")
-
-
-@pytest.fixture
-def artifacts(catalog, tmp_path):
-    return ArtifactStore(catalog, BlobStore(tmp_path / "blobs"), tmp_path / "artifacts")
-
-
 def write(folder: Path, name: str, text: str) -> Path:
     path = folder / name
     path.write_text(text)

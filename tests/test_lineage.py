@@ -13,37 +13,10 @@ from mlops_nb.lineage_tree import node_line
 from mlops_nb.settings import ArtifactError, NotFoundError, StoreError, open_workspace
 from mlops_nb.store import lineage, resolution, tables
 from mlops_nb.store.artifacts import list_files
-from mlops_nb.store.blobs import BlobStore
 from mlops_nb.store.catalog import Catalog
 from mlops_nb.store.door import open_store
 from mlops_nb.store.lineage import trace
 from mlops_nb.store.lineage_graph import Edge, Lineage, Node, lineage_mermaid
-from mlops_nb.store.runs import RunStore
-from mlops_nb.store.versions import ArtifactStore
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def catalog(request, tmp_path):
-    "An empty catalog."
-    if request.param == "sqlite":
-        yield Catalog(f"sqlite:///{tmp_path}/catalog.db")
-        return
-    url = request.getfixturevalue("postgresql_url")
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
-        connection.execute(sa.text("CREATE SCHEMA public"))
-    yield Catalog(url)
-
-
-@pytest.fixture
-def runs(catalog, tmp_path):
-    return RunStore(catalog, tmp_path / "runs")
-
-
-@pytest.fixture
-def artifacts(catalog, tmp_path):
-    return ArtifactStore(catalog, BlobStore(tmp_path / "blobs"), tmp_path / "artifacts")
 
 
 @pytest.fixture
