@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MlopsError', 'SettingsError', 'WorkspaceError', 'ObjectivesError', 'PipelineError', 'NotebookError', 'ParameterError',
-           'KernelError', 'DataError', 'ModelError', 'StoreError', 'CorruptBlobError', 'StoreFullError',
-           'ArtifactError', 'CatalogVersionError', 'TrackingError', 'NotFoundError', 'MissingExtraError', 'require',
-           'WorkspaceSettings', 'WandbSettings', 'KernelSettings', 'ExperimentSettings', 'Settings', 'load_settings',
-           'Workspace', 'find_workspace', 'open_workspace']
+           'KernelError', 'DataError', 'ModelError', 'TrainingError', 'StoreError', 'CorruptBlobError',
+           'StoreFullError', 'ArtifactError', 'CatalogVersionError', 'TrackingError', 'NotFoundError',
+           'MissingExtraError', 'require', 'WorkspaceSettings', 'WandbSettings', 'KernelSettings', 'ExperimentSettings',
+           'HardwareSettings', 'Settings', 'load_settings', 'Workspace', 'find_workspace', 'open_workspace']
 
 # %% ../nbs/00_settings.ipynb #ae8a09a4
 import configparser
@@ -41,6 +41,7 @@ class ParameterError(MlopsError): "A notebook does not take this parameter, or n
 class KernelError(MlopsError): "The kernel that a notebook asks for is not installed, or does not start"
 class DataError(MlopsError): "A table, or what is said about it, is not as it should be"
 class ModelError(MlopsError): "A model cannot do what was asked of it"
+class TrainingError(MlopsError): "A training cannot do what was asked, or cannot go on"
 
 # %% ../nbs/00_settings.ipynb #49636761
 class StoreError(MlopsError): "The store cannot do what was asked"
@@ -118,12 +119,19 @@ class ExperimentSettings:
 
 # %% ../nbs/00_settings.ipynb #52cfb8b4
 @dataclass(frozen=True)
+class HardwareSettings:
+    "Section `[hardware]`"
+    cost_per_hour: float | None = None # of the whole machine, in the workspace's currency; None where nobody has said
+
+# %% ../nbs/00_settings.ipynb #2b2206eb
+@dataclass(frozen=True)
 class Settings:
     "What a workspace's `settings.ini` and the environment say"
     workspace: WorkspaceSettings = WorkspaceSettings()
     wandb: WandbSettings = WandbSettings()
     kernels: KernelSettings = KernelSettings()
     experiments: ExperimentSettings = ExperimentSettings()
+    hardware: HardwareSettings = HardwareSettings()
 
 # %% ../nbs/00_settings.ipynb #ee948c25
 def _parse_ini(text):
@@ -155,6 +163,9 @@ def _convert(field, text):
     elif field.type is int:
         value = int(text) if re.fullmatch(r"\d{1,9}", text) else -1
         right, allowed = value >= field.metadata["minimum"], f"a whole number from {field.metadata['minimum']} on"
+    elif field.type == float | None:
+        right, allowed = re.fullmatch(r"\d{1,9}(\.\d{1,6})?", text), "a number from 0 on, such as 4.10"
+        value = float(text) if right else None
     elif field.type is str:
         right, value = re.fullmatch(field.metadata.get("form", ".*"), text), text
         allowed = field.metadata.get("allowed", "one line of text")

@@ -25,10 +25,12 @@ from .shared import json_option
 @papermill_options
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="A tag of the run.")
 @click.option("--force", is_flag=True, help="Run also the steps of the pipeline that are unchanged.")
+@click.option("--nproc", "processes", type=click.IntRange(min=1), default=1, metavar="NUMBER",
+              help="So many processes that train one model together; each runs the notebook.")
 @retries_option
 @json_option
 @click.pass_context
-def run(ctx, notebook, output, cwd, kernel, cell_timeout_s, timeout_s, log_output, tags, force, retries, as_json, **given):
+def run(ctx, notebook, output, cwd, kernel, cell_timeout_s, timeout_s, log_output, tags, force, processes, retries, as_json, **given):
     """Run a notebook, or the pipeline of the workspace.
 
     The executed notebook is kept with the run, and copied to OUTPUT. Exit status: 0 finished, 1 failed or killed, 2 bad
@@ -39,6 +41,8 @@ def run(ctx, notebook, output, cwd, kernel, cell_timeout_s, timeout_s, log_outpu
     values = read_parameters(*(given[f"parameters{kind}"] for kind in ("", "_raw", "_file", "_yaml", "_base64")))
     if notebook and force: raise click.UsageError("--force is for the pipeline: without it a notebook runs in any case")
     if cwd and not notebook: raise click.UsageError("--cwd is for a notebook: the pipeline runs in the workspace's folder")
+    if processes > 1 and not notebook: raise click.UsageError("--nproc is for a notebook: name the one that trains")
     options = {"log_output": log_output, "tags": tags, "cell_timeout_s": cell_timeout_s, "timeout_s": timeout_s, "ask": secret_prompt()}
-    if notebook: ctx.exit(run_one(notebook, output and Path(output), values, as_json, retries, cwd=cwd, kernel_name=kernel, **options))
+    if notebook: ctx.exit(run_one(notebook, output and Path(output), values, as_json, retries, cwd=cwd, kernel_name=kernel,
+                             processes=processes, **options))
     ctx.exit(run_steps(values, as_json, force, kernel, retries, **options))

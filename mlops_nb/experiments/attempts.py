@@ -117,7 +117,7 @@ def next_attempt(
         store, root / earlier.notebook, asked["output"] and root / asked["output"], read_kept(asked["parameters"]), cwd=root / asked["cwd"],
         kernel_name=asked["kernel"], resume_of=earlier, name=earlier.name, tags=earlier.tags, group_id=earlier.group_id,
         step=earlier.step, step_key=earlier.step_key and _key_now(store, earlier),
-        cell_timeout_s=asked.get("cell_timeout_s"), timeout_s=asked.get("timeout_s"), **options)
+        cell_timeout_s=asked.get("cell_timeout_s"), timeout_s=asked.get("timeout_s"), processes=asked.get("processes", 1), **options)
 
 # %% ../../nbs/5_experiments/55_attempts.ipynb #c109719e
 def _key_now(store, earlier):

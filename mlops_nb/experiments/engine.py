@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/5_experiments/53_engine.ipynb #31ed0005
-from .kernels import cancel_on_signals, check_folder, check_kernel, installed_kernels
+from .kernels import KernelProcess, cancel_on_signals, check_folder, check_kernel, installed_kernels
 from .outcome import Execution, NotebookFailure, Status, plain_traceback, source_index
 from .parameters import check_parameters, load_notebook
 from ..settings import KernelError, StoreError
@@ -126,6 +126,7 @@ def execute(
     input_path: Path | str | None = None, # for the metadata, where `notebook` is no path
     on_kernel_start: Callable[[int], None] | None = None, # gets the kernel's process id, before the first cell
     on_progress: Callable[[int, int, str], None] | None = None, # gets cells done, cells in all, description of the present cell
+    kernel: KernelProcess | None = None, # lets another thread cancel it
 ) -> Execution: # how it ended
     """Runs a notebook. Raises `NotebookError`, `ParameterError` or `KernelError` before its first cell,
     and `StoreError` where the output cannot be saved"""
@@ -136,7 +137,7 @@ def execute(
     from mlops_nb.experiments.cell_states import Watch
     from mlops_nb.experiments.whole_files import check_output
     check_output(output)
-    watch = Watch(on_kernel_start, on_progress, cell_timeout_s, timeout_s, secrets, started_at=started)
+    watch = Watch(on_kernel_start, on_progress, cell_timeout_s, timeout_s, secrets, kernel or KernelProcess(), started_at=started)
     options = {"start_timeout": start_timeout_s, "kernel_environ": kernel_environ, "kernel_cwd": cwd and os.path.abspath(cwd)}
     if log_output: options |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr} # where these are at this moment
     prepared = _prepare(content, input_path, os.path.abspath(output), parameters, kernel_name, report_mode)

@@ -59,6 +59,7 @@ def run_notebook(
     kernel_name: str | None = None, # default: the notebook's own
     resume_of: RunRecord | None = None, # the attempt before this one
     reproduces: RunRecord | None = None, # the run that this one repeats, with the notebook as it was then
+    processes: int = 1, # kernels that execute the notebook at once, as ranks of one training
     cell_timeout_s: float | None = None, # for each cell; None: as the notebook's metadata say, else without limit
     timeout_s: float | None = None, # for the notebook
     ask: Callable[[str], str] | None = None, # asks a person for the secret of a name
@@ -68,7 +69,6 @@ def run_notebook(
     **columns, # of the record: name, tags, group_id, step, step_key
 ) -> RunRecord:
     "Execute a notebook as a tracked run. Raises `NotebookError`, `ParameterError`, `KernelError`, `StoreError` before it starts"
-    from mlops_nb.experiments.engine import execute
     from mlops_nb.experiments.whole_files import check_output, write_whole
 
     path, cwd, limits = Path(notebook), Path(cwd or Path.cwd()), {"cell_timeout_s": cell_timeout_s, "timeout_s": timeout_s}
@@ -78,18 +78,32 @@ def run_notebook(
     accepted = accept_parameters(content, parameters or {}, kernel_name, ask=ask, folder=cwd)
     prepared = inject_parameters(content, accepted, kernel_name)
     if output: check_output(output)
-    request = _request(store, accepted, kernel_name, cwd, output, limits)
+    request = _request(store, accepted, kernel_name, cwd, output, limits | {"processes": processes})
     record = _begin(store, path, resume_of, reproduces, {"parameters": accepted.recorded, "request": request} | columns)
     executed = store.runs.folder(record.id) / "notebook.ipynb"
     with _Watch(store, record.id) as watch:
         if record.group_id and record.step: store.runs.join(record)
         if on_created: on_created(record)
         environ = kernel_environ(store, record, path.resolve(), accepted.secret_variables)
-        result = execute(prepared, executed, source=content, input_path=path, kernel_environ=environ, cwd=cwd, kernel_name=kernel_name,
-                         secrets=accepted.secrets, log_output=log_output, on_progress=on_progress, on_kernel_start=watch.sample, **limits)
+        options = {"source": content, "input_path": path, "cwd": cwd, "kernel_name": kernel_name, "secrets": accepted.secrets,
+                   "log_output": log_output, "on_progress": on_progress, "on_kernel_start": watch.sample}
+        result = _execute(prepared, executed, environ, processes, options | limits)
         watch.status, watch.error = result.status, result.error and asdict(result.error)
     if output: write_whole(output, executed.read_text(encoding="utf-8"))
     return store.runs.get(record.id)
+
+# %% ../../nbs/5_experiments/55_runner.ipynb #781dc0d9
+def _execute(notebook, output, environ, processes, options):
+    "Execute a notebook in one kernel, or in several."
+    from mlops_nb.experiments.engine import execute
+    if processes == 1: return execute(notebook, output, kernel_environ=environ, **options)
+    from mlops_nb.experiments.ranks import execute_ranks
+
+    def execute_rank(rank, kernel, environ):
+        quiet = {"log_output": False, "on_progress": None} if rank else {}
+        place = output.with_name(f"rank-{rank}.ipynb") if rank else output
+        return execute(notebook, place, kernel_environ=environ, kernel=kernel, **options | quiet)
+    return execute_ranks(processes, execute_rank, environ)
 
 # %% ../../nbs/5_experiments/55_runner.ipynb #2dde96ec
 def _begin(store, path, earlier, repeated, columns):
@@ -125,12 +139,13 @@ class _Watch:
 
     def __init__(self, store, run_id):
         self.store, self.id, self.status, self.error = store, run_id, "failed", None
-        self._helpers = [Lease(store, run_id)]
+        self._helpers, self._sampler = [Lease(store, run_id)], None
 
     def sample(self, pid):
-        "Called when the kernel has started."
-        self._helpers.append(HardwareSampler(pid, self.store.runs.folder(self.id) / "system.jsonl"))
-        self._helpers[-1].start()
+        "Called when a kernel has started."
+        if self._sampler: return self._sampler.add(pid)
+        self._sampler = HardwareSampler(pid, self.store.runs.folder(self.id) / "system.jsonl")
+        self._helpers.append(self._sampler.start())
 
     def __enter__(self):
         self._helpers[0].start()

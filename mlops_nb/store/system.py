@@ -114,13 +114,15 @@ def network_counters() -> dict[str, int]: # network_received_bytes, network_sent
 
 # %% ../../nbs/1_store/13_system.ipynb #3590afb0
 class Meter:
-    "Samples one process tree, each time it is asked"
-    def __init__(self, pid: int): # of the root
-        self.pid, self._before, self._used = pid, None, {}
+    "Samples process trees, each time it is asked"
+    def __init__(self, pid: int): # of a root; more may be appended to `pids`
+        self.pids, self._before, self._used = [pid], None, {}
 
     def sample(self) -> dict | None:
-        "What the tree uses; None once its root has ended"
-        if (counters := tree_counters(self.pid)) is None: return None
+        "What the trees use together; None once all roots have ended"
+        trees = [counters for pid in self.pids if (counters := tree_counters(pid))]
+        if not trees: return None
+        counters = {name: sum(each[name] for each in trees) for name in trees[0]}
         now = {"clock_s": time.monotonic(), **counters, **network_counters()}
         more = {name: max(0, now[name] - (self._before or now)[name]) for name in now} # less where a child has left the tree
         self._before, self._used = now, {name: self._used.get(name, 0) + more[name] for name in now}
@@ -186,7 +188,7 @@ class HardwareSampler:
         path: str | os.PathLike, # such as `<store>/runs/<run id>/system.jsonl`; one line for each sample
         interval_s: float = 0.5, # in the first minute, see `sampling_pause_s`
     ):
-        self.pid, self.path, self.interval_s = pid, Path(path), interval_s
+        self.path, self.interval_s, self._meter = Path(path), interval_s, Meter(pid)
         self._thread, self._stopping = None, threading.Event()
 
     def start(self) -> "HardwareSampler":
@@ -195,8 +197,12 @@ class HardwareSampler:
         self._thread.start()
         return self
 
+    def add(self, pid: int) -> None:
+        "Sample one more tree from now on, such as another rank's kernel"
+        self._meter.pids.append(pid)
+
     def _sample(self):
-        meter, journal, stopping = Meter(self.pid), Journal(self.path), False
+        meter, journal, stopping = self._meter, Journal(self.path), False
         try:
             while True:
                 began_s = time.thread_time()
