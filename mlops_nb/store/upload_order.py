@@ -11,12 +11,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 # %% ../../nbs/1_store/18_upload_order.ipynb #aa412aab
+import sqlalchemy as sa
+
+# %% ../../nbs/1_store/18_upload_order.ipynb #3cd9a726
 from ..settings import StoreError
+from . import tables
+from .artifact_reader import read_artifacts
 from .artifacts import Artifact
 from .door import Store
 from .parcels import wandb_artifact
 from .record import RunRecord
-from .uploads import Place, UploadLog, edges_of_runs, unlogged_versions
+from .uploads import Place, UploadedVersion, UploadLog, edges_of_runs, unlogged_versions
 from .wandb_client import RemoteVersion, WandbClient
 
 # %% ../../nbs/1_store/18_upload_order.ipynb #9f48df63
@@ -41,16 +46,44 @@ class Shelf:
     "The versions that a server has, each artifact asked for once"
 
     def __init__(self, store: Store, client: WandbClient):
-        self.store, self.client, self.log, self._known, self._artifacts = store, client, UploadLog(store.catalog), {}, {}
+        self.store, self.client, self.log = store, client, UploadLog(store.catalog)
+        self._known, self._artifacts, self._digests, self._remembered = {}, {}, {}, None
 
     def place(self, project: str) -> Place:
         "A project on this server"
         return Place(self.client.server, self.client.entity, project)
 
+    def load(self, row_ids: Iterable[int]) -> None:
+        "Read several versions of the catalog together"
+        new, ids = sorted(set(row_ids) - self._artifacts.keys()), tables.artifacts.c.id
+        with self.store.catalog.read() as connection:
+            for start in range(0, len(new), 500): # databases limit how many values a list may have
+                found = read_artifacts(connection, sa.select(ids).where(ids.in_(new[start:start + 500])), self.store.artifacts)
+                self._artifacts |= {each.row_id: each for each in found}
+
     def artifact(self, row_id: int) -> Artifact:
         "A version of the catalog"
-        if row_id not in self._artifacts: self._artifacts[row_id] = self.store.artifacts.by_row(row_id)
+        if row_id not in self._artifacts: self.load([row_id])
         return self._artifacts[row_id]
+
+    def digest(self, row_id: int) -> str | None:
+        "What W&B calls the content of a version of the catalog; None where it does not take it"
+        if row_id not in self._digests: self._digests[row_id] = wandb_digest(self.store, self.artifact(row_id))
+        return self._digests[row_id]
+
+    def remembered(self, row_id: int) -> list[UploadedVersion]:
+        "Where on this server a version is, as far as it is known here"
+        if self._remembered is None:
+            self._remembered = {}
+            for each in self.log.versions(server=self.client.server): self._remembered.setdefault(each.artifact_id, []).append(each)
+        return self._remembered.get(row_id, [])
+
+    def remember(self, row_id: int, project: str, found: RemoteVersion) -> None:
+        "Keep in mind where a version is, if that is new"
+        place, seen = self.place(project), (found.version, found.id)
+        if any((each.place, each.version, each.wandb_id) == (place, *seen) for each in self.remembered(row_id)): return
+        self.log.remember_version(row_id, place, *seen)
+        self._remembered = None
 
     def versions(self, project: str, type: str, name: str, fresh: bool = False) -> list[RemoteVersion]:
         "The versions of an artifact on the server, oldest first"
@@ -60,15 +93,14 @@ class Shelf:
 
     def find(self, row_id: int, project: str, fresh: bool = False) -> RemoteVersion | None:
         "A version of the catalog on the server, by its content"
-        artifact = self.artifact(row_id)
-        digest = wandb_digest(self.store, artifact)
+        artifact, digest = self.artifact(row_id), self.digest(row_id)
         return next((each for each in self.versions(project, artifact.type, artifact.name, fresh) if each.digest == digest), None)
 
     def find_anywhere(self, row_id: int, project: str) -> RemoteVersion | None:
         "A version in this project, or else where it was fetched from or uploaded to"
         if found := self.find(row_id, project): return found
-        elsewhere = self.log.versions(artifact_id=row_id, server=self.client.server)
-        paths = [f"{each.place.entity}/{each.place.project}/{self.artifact(row_id).name}:{each.version}" for each in elsewhere]
+        name, elsewhere = self.artifact(row_id).name, self.remembered(row_id)
+        paths = [f"{each.place.entity}/{each.place.project}/{name}:{each.version}" for each in elsewhere]
         return next((found for found in map(self.client.find, paths) if found), None)
 
 # %% ../../nbs/1_store/18_upload_order.ipynb #7a9237de
@@ -89,6 +121,7 @@ def plan_cargo(
     records = sorted(records, key=lambda each: each.created_at)
     projects = {each.id: each.project for each in records}
     edges = edges_of_runs(shelf.store.catalog, projects)
+    shelf.load(each.artifact_id for each in edges)
     brought = {}
     for edge in edges:
         if edge.relation == "logged": brought.setdefault((projects[edge.run_id], edge.artifact_id), edge.run_id)
@@ -97,7 +130,7 @@ def plan_cargo(
     for (project, row_id), run_id in sorted(brought.items(), key=lambda each: each[0][1]):
         artifact = shelf.artifact(row_id)
         if artifact.removed_at is not None: log.warning("%s is not uploaded: its files were removed", artifact.reference)
-        elif wandb_digest(shelf.store, artifact) and not shelf.find(row_id, project): lacking.setdefault(run_id, []).append(artifact)
+        elif shelf.digest(row_id) and not shelf.find(row_id, project): lacking.setdefault(run_id, []).append(artifact)
     return [Cargo(each, each.project, tuple(lacking.get(each.id, ())), foreign) for each in records]
 
 # %% ../../nbs/1_store/18_upload_order.ipynb #216f336a
@@ -106,8 +139,8 @@ def _assign_unlogged(shelf, edges, projects, brought):
     names = {shelf.artifact(edge.artifact_id).name for edge in edges}
     users = {}
     for edge in edges: users.setdefault(edge.artifact_id, edge.run_id)
-    found = [row_id for row_id in unlogged_versions(shelf.store.catalog, names)
-             if not shelf.log.versions(artifact_id=row_id, server=shelf.client.server)]
+    found = [row_id for row_id in unlogged_versions(shelf.store.catalog, names) if not shelf.remembered(row_id)]
+    shelf.load(found)
     for row_id in found:
         name = shelf.artifact(row_id).name
         after = [run_id for (_, other), run_id in sorted(brought.items(), key=lambda each: each[0][1])
