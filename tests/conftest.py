@@ -74,14 +74,14 @@ def postgresql_url():
 
 @pytest.fixture(scope="session")
 def new_database(postgresql_url):
-    "`with new_database(template) as url`: a database of one's own on the server"
+    "`with new_database(template, more) as url`: a database of one's own on the server; `more` is SQL"
     engine, numbers = sa.create_engine(postgresql_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool), count()
 
     @contextmanager
-    def make(template="template0"):
+    def make(template="template0", more=""):
         name = f"test{next(numbers)}"
         with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {template} {more}")
         yield str(sa.make_url(postgresql_url).set(database=name))
         with engine.connect() as connection:
             connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")

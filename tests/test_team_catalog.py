@@ -40,15 +40,10 @@ BOTH = ["sqlite", "postgresql"]
 
 
 @pytest.fixture
-def server(postgresql_url):
+def server(new_database):
     "The URL of an empty database on the server, in UTF-8 and with a person's order of letters where the server has one."
-    engine = sa.create_engine(postgresql_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    name = f"ml{time.time_ns()}"
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US' LOCALE 'C.UTF-8'")
-    yield str(sa.make_url(postgresql_url).set(database=name))
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    with new_database(more="LOCALE_PROVIDER icu ICU_LOCALE 'en-US' LOCALE 'C.UTF-8'") as url:
+        yield url
 
 
 @pytest.fixture(params=BOTH)
