@@ -15,7 +15,7 @@ from mlops_nb.settings import load_settings
 
 TEMPLATE = Path(__file__).parents[1] / "nbs" / "templates" / "tabular"
 STEPS = ("prepare", "train", "evaluate", "explain")
-QUICK = ("-p", "evaluate.resamples", 50, "-p", "evaluate.latency_calls", 20, "-p", "explain.repeats", 2)  # `binary` takes the defaults
+QUICK = ("-p", "evaluate.resamples", 50, "-p", "evaluate.latency_calls", 20)  # `binary` takes the defaults
 
 
 def tumours():

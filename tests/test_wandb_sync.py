@@ -420,14 +420,23 @@ def wait_for(server: WandbServer, process: subprocess.Popen, operation: str, tim
         time.sleep(0.01)
 
 
+def wait_for_silence(server: WandbServer) -> None:
+    "What a killed sync had started may go on for a while."
+    heard, deadline = -1, time.monotonic() + 60
+    while heard != len(server.requests) and time.monotonic() < deadline:
+        heard = len(server.requests)
+        time.sleep(2)
+
+
 def test_a_sync_that_was_killed_is_started_again(pipeline, server, tmp_path, expected):
     folder = copy_workspace(pipeline, tmp_path / "workspace")
     for number, operation, times in ((signal.SIGKILL, "CommitArtifact", 1), (signal.SIGINT, "file_stream", 1)):
+        wait_for_silence(server)
         process = begin_sync(folder, server)
         wait_for(server, process, operation, times)
         process.send_signal(number)
-        process.communicate(timeout=60)
-        assert process.returncode == (130 if number == signal.SIGINT else -number)
+        printed, complained = process.communicate(timeout=60)
+        assert process.returncode == (130 if number == signal.SIGINT else -number), (printed, complained)
     sync(folder, server)
     check_held(said(server), expected)
     assert not (folder / ".mlops" / "wandb-uploads").exists()
