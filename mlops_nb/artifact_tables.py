@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 # %% ../nbs/9_interface/92_artifact_tables.ipynb #9af2331d
+from .run_page import facts_grid
 from .store.aliases import AliasMove
 from .store.artifact_reader import Use
 from .store.artifacts import Artifact
@@ -43,16 +44,6 @@ def artifacts_table(
                       str(len(each.files)),
                       say_bytes(each.size_bytes), say_age(now - each.created_at), each.digest[:8])
     return table
-
-# %% ../nbs/9_interface/92_artifact_tables.ipynb #13848ab9
-def _facts(pairs):
-    "Lines of a name and what is to be said of it, without those where there is nothing to say."
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True, min_width=10)
-    grid.add_column(overflow="fold")
-    for name, value in pairs:
-        if value: grid.add_row(name, value)
-    return Padding(grid, (0, 0, 0, 2))
 
 # %% ../nbs/9_interface/92_artifact_tables.ipynb #658d5a1c
 def _part(title, content): return ["", Text(title, style="bold"), content]
@@ -85,10 +76,10 @@ def artifact_page(
     history = [(_at(each.moved_at), f"{each.alias} {'to ' + each.version if each.version else 'taken away'}"
                                     + (f" by run {each.run_id}" if each.run_id else "")) for each in moves]
     metadata = [(spell_out(name), spell_out(say_value(value))) for name, value in artifact.metadata.items()]
-    parts = [("Files", _files_table(artifact)), *((title, _facts(pairs)) for title, pairs in (
+    parts = [("Files", _files_table(artifact)), *((title, facts_grid(pairs)) for title, pairs in (
         ("Metadata", metadata), ("Runs", runs), ("Aliases over time", history)) if pairs)]
     head = Text.assemble((artifact.reference, "bold"), f"  {artifact.type}")
-    return Group(head, "", _facts(facts), *(line for part in parts for line in _part(*part)))
+    return Group(head, "", facts_grid(facts), *(line for part in parts for line in _part(*part)))
 
 # %% ../nbs/9_interface/92_artifact_tables.ipynb #288d355a
 def garbage_view(

@@ -21,6 +21,7 @@ PRELOAD = tuple(
     "papermill.execute papermill.translators nbclient jupyter_client.provisioning jupyter_client.kernelspec ipykernel.kernelspec IPython "
     "pynvml mlops_nb.cli mlops_nb.run_page mlops_nb.run_tables mlops_nb.commands.progress mlops_nb.experiments.papermill_engine "
     "mlops_nb.experiments.client mlops_nb.experiments.cells mlops_nb.experiments.provisioner mlops_nb.experiments.pipelines "
+    "mlops_nb.experiments.reproduce mlops_nb.comparison "
     "mlops_nb.store.refill sqlalchemy.dialects.sqlite alembic.command rich.progress pydantic psutil wandb".split())
 
 # %% ../nbs/9_interface/99_program.ipynb #9f21b263
@@ -84,7 +85,7 @@ def call_program() -> int: # exit status
     return status if isinstance(status, int) else 0 if status is None else 1
 
 # %% ../nbs/9_interface/99_program.ipynb #9bd14e94
-COMMANDS = ("run", "resume") # that are worth it
+COMMANDS = ("run", "resume", "reproduce") # that are worth it
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 # %% ../nbs/9_interface/99_program.ipynb #048b61fa

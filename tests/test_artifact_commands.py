@@ -7,18 +7,9 @@ from click.testing import CliRunner
 from rich.cells import cell_len
 
 from mlops_nb.cli import main
-from mlops_nb.settings import open_workspace
 from mlops_nb.store import tables
-from mlops_nb.store.door import open_store
 from mlops_nb.store.garbage import plan
 from mlops_nb.store.references import refer
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    (tmp_path / "settings.ini").write_text("[workspace]\nproject = digits\n")
-    monkeypatch.chdir(tmp_path)
-    return open_store(open_workspace(tmp_path))
 
 
 @pytest.fixture

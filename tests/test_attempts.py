@@ -9,12 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import nbformat
 import pytest
 import sqlalchemy as sa
 from click.testing import CliRunner
+from notebooks import write_notebook
 
 from mlops_nb.cli import main
 from mlops_nb.experiments.attempts import changes_since, find_resumable, run_attempts
@@ -34,25 +34,14 @@ from mlops_nb.store.versions import ArtifactStore
 REQUEST = {"parameters": {}, "kernel": None, "cwd": ".", "output": None}
 
 
-def write(path: Path, *sources: str) -> Path:
-    "A notebook whose first cell is tagged `parameters`."
-    cells = [nbformat.v4.new_code_cell(each, metadata={"tags": ["parameters"] if index == 0 else []}) for index, each in enumerate(sources)]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
-    return path
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request, tmp_path):
-    "The URL of an empty catalog."
+    "The URL of an empty database"
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/แคตตาล็อก 100%.db"
-    found = request.getfixturevalue("postgresql_url")
-    engine = sa.create_engine(found, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        connection.execute(sa.text("DROP SCHEMA public CASCADE"))
-        connection.execute(sa.text("CREATE SCHEMA public"))
-    return found
+        yield f"sqlite:///{tmp_path}/แคตตาล็อก 100%.db"
+        return
+    with request.getfixturevalue("new_database")() as found:
+        yield found
 
 
 @pytest.fixture
@@ -238,9 +227,9 @@ def ended(store, notebook="train.ipynb", status="failed", **values):
 
 
 def test_what_cannot_be_resumed_is_refused_in_one_line(store, tmp_path):
-    write(tmp_path / "train.ipynb", "epochs = 8")
+    write_notebook(tmp_path / "train.ipynb", "epochs = 8")
     (tmp_path / "train.py").write_text("epochs = 8")
-    write(tmp_path / "gone.ipynb", "epochs = 8")
+    write_notebook(tmp_path / "gone.ipynb", "epochs = 8")
     finished, running, gone = ended(store, status="finished"), ended(store, status="running"), ended(store, "gone.ipynb")
     script, by_hand = ended(store, "train.py", request=None), ended(store, request=None)
     inside = ended(store, request=None, parent_id=finished.id)
@@ -260,7 +249,7 @@ def test_what_cannot_be_resumed_is_refused_in_one_line(store, tmp_path):
 
 
 def test_the_last_attempt_is_the_one_that_counts(store, tmp_path):
-    write(tmp_path / "train.ipynb", "epochs = 8")
+    write_notebook(tmp_path / "train.ipynb", "epochs = 8")
     first = ended(store)
     assert find_resumable(store, first.id[:5]).id == first.id
     second = ended(store, status="killed", attempt=2, resumed_from=first.id, first_attempt=first.id)
@@ -274,7 +263,7 @@ def test_the_last_attempt_is_the_one_that_counts(store, tmp_path):
 
 
 def test_a_run_of_another_computer_is_resumed_when_its_lease_ended(store, tmp_path):
-    write(tmp_path / "train.ipynb", "epochs = 8")
+    write_notebook(tmp_path / "train.ipynb", "epochs = 8")
     alive = ended(store, status="running", host="another computer", lease_expires_at=time.time() + 60)
     with pytest.raises(StoreError, match="is running"):
         find_resumable(store, alive.id)
@@ -283,16 +272,16 @@ def test_a_run_of_another_computer_is_resumed_when_its_lease_ended(store, tmp_pa
 
 
 def test_changes_are_named(store, tmp_path, caplog):
-    path = write(tmp_path / "train.ipynb", "epochs = 8", "rate = 0.1", "print(rate)")
+    path = write_notebook(tmp_path / "train.ipynb", "epochs = 8", "rate = 0.1", "print(rate)")
     (tmp_path / "helper.py").write_text("WORD = 'one'")
     first = ended(store)
     assert changes_since(store, first) == []
-    write(path, "epochs = 9", "rate = 0.1", "print(rate, epochs)")
+    write_notebook(path, "epochs = 9", "rate = 0.1", "print(rate, epochs)")
     (tmp_path / "helper.py").write_text("WORD = 'two'")
     assert changes_since(store, first) == ["train.ipynb (cells 1, 3)", "Python files of the workspace"]
     run_attempts(store, lambda earlier: earlier, earlier=first)
     assert f"attempt 1 (run {first.id}): train.ipynb (cells 1, 3); Python files of the workspace; attempt 2" in caplog.text
-    write(path, "epochs = 9")
+    write_notebook(path, "epochs = 9")
     assert changes_since(store, first)[0] == "train.ipynb (3 cells then, 1 now)"
     store.runs.update(first.id, environment_digest="0" * 64)
     assert changes_since(store, store.runs.get(first.id))[2] == "Python, or its packages"
@@ -301,7 +290,7 @@ def test_changes_are_named(store, tmp_path, caplog):
 @pytest.mark.parametrize(("endings", "started"), [
     (("failed", "killed", "finished"), 3), (("failed",) * 5, 4), (("failed", "cancelled"), 2), (("finished",), 1), (("refused",), 1)])
 def test_attempts_in_a_row_end_where_another_one_is_no_use(store, tmp_path, endings, started):
-    write(tmp_path / "train.ipynb", "epochs = 8")
+    write_notebook(tmp_path / "train.ipynb", "epochs = 8")
     given = []
 
     def start(earlier):
@@ -334,7 +323,7 @@ run.log({"attempts": len(mark.read_text()), "size": len(text)})
 def test_retries_end_with_a_whole_run(store, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     log(store.artifacts, store.runs.create(project="p", name="source"), tmp_path, "12345")
-    write(tmp_path / "train.ipynb", "epochs: int = 8", ONCE)
+    write_notebook(tmp_path / "train.ipynb", "epochs: int = 8", ONCE)
     result = call("run", "train.ipynb", "out.ipynb", "-y", "epochs: 3", "--tag", "night", "--retries", "2", "--json")
     record = json.loads(result.stdout)
     assert (result.exit_code, record["status"], record["attempt"], record["metrics"]) == (0, "finished", 2, {"attempts": 2, "size": 5})
@@ -360,7 +349,7 @@ def test_retries_end_with_a_whole_run(store, tmp_path, monkeypatch):
 def test_a_killed_runner_is_resumed_right_then(store, tmp_path):
     log(store.artifacts, store.runs.create(project="p", name="source"), tmp_path, "1")
     work = ONCE.replace('raise ValueError("out of luck")', 'import time; run.log({"waiting": 1}); time.sleep(600)')
-    write(tmp_path / "long.ipynb", "epochs = 8", work)
+    write_notebook(tmp_path / "long.ipynb", "epochs = 8", work)
     (tmp_path / "sub").mkdir()
     code = ("import sys; from mlops_nb.store.door import open_store; from mlops_nb.experiments.runner import run_notebook; "
             "run_notebook(open_store(), sys.argv[1], parameters={'epochs': 3}, cwd='sub')")
@@ -405,8 +394,8 @@ if not mark.exists():
 
 def test_steps_are_tried_again_and_resumed(store, tmp_path, caplog):
     (tmp_path / "pipeline.toml").write_text(STEPS)
-    write(tmp_path / "prepare.ipynb", "size = 1", PREPARE)
-    write(tmp_path / "train.ipynb", "epochs = 8", ONCE.replace("if first", "if first or epochs < 3"))
+    write_notebook(tmp_path / "prepare.ipynb", "size = 1", PREPARE)
+    write_notebook(tmp_path / "train.ipynb", "epochs = 8", ONCE.replace("if first", "if first or epochs < 3"))
     done = json.loads(call("run", "--retries", "1", "--json").stdout)
     prepare, train = [each["run"] for each in done["steps"]]
     assert [(each["status"], each["attempt"]) for each in (prepare, train)] == [("finished", 2), ("finished", 2)]
@@ -415,7 +404,7 @@ def test_steps_are_tried_again_and_resumed(store, tmp_path, caplog):
     assert [each["status"] for each in again["steps"]] == ["unchanged", "unchanged"]
     stopped = json.loads(call("run", "-y", "train.epochs: 2", "--json").stdout)
     assert [each["status"] for each in stopped["steps"]] == ["unchanged", "failed"]
-    write(tmp_path / "train.ipynb", "epochs = 8", ONCE)
+    write_notebook(tmp_path / "train.ipynb", "epochs = 8", ONCE)
     result = call("resume", stopped["steps"][1]["run"]["id"])
     resumed = store.runs.get("latest")
     assert (result.exit_code, "mlops-nb run\n" in result.stdout) == (0, True)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from mlops_nb.settings import CorruptBlobError, NotFoundError, StoreError, StoreFullError
-from mlops_nb.store.blobs import Blob, BlobStore, clear_leftovers, keep_blob, link_or_copy
+from mlops_nb.store.blobs import Blob, BlobStore, keep_blob, link_or_copy
+from mlops_nb.store.files import clear_leftovers
 
 LONG = "โฟลเดอร์ ที่มี ชื่อยาวมาก/" * 5 # 130 letters
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from click.testing import CliRunner
+from notebooks import write_notebook
 from rich.cells import cell_len
 from waiting import wait_until
 
@@ -24,7 +25,6 @@ from mlops_nb.store.artifacts import list_files
 from mlops_nb.store.door import open_store
 
 PROGRAM = Path(sys.executable).with_name("mlops-nb")
-PYTHON = {"name": "python3", "display_name": "Python 3", "language": "python"}
 GOAL = """
 [[goal]]
 name = "mail"
@@ -36,14 +36,6 @@ measured_in = "evaluate"
 at_least = 0.9
 """
 READING = ("runs list", "runs show latest", "runs compare latest latest", "runs logs latest", "lineage latest", "doctor")
-
-
-def write_notebook(path, *sources, tags=("parameters",), kernel=PYTHON):
-    "A notebook whose first cell has these tags"
-    cells = [nbformat.v4.new_code_cell(source, metadata={"tags": list(tags) if index == 0 else []}) for index, source in enumerate(sources)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
-    return path
 
 
 @pytest.fixture
@@ -341,7 +333,8 @@ def test_a_workspace_without_permission_is_named(workspace):
     workspace.chmod(0o500)
     powerless = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"] if os.geteuid() == 0 else []  # root may write everywhere
     try:
-        done = subprocess.run([*powerless, PROGRAM, "run", "plain.ipynb"], capture_output=True, text=True, timeout=60)
+        command, settings = [*powerless, PROGRAM, "run", "plain.ipynb"], environ(MLOPS_NB_KERNELS_WARM="false")
+        done = subprocess.run(command, env=settings, capture_output=True, text=True)
     finally:
         workspace.chmod(0o700)
     assert done.returncode == 2 and done.stderr.startswith("Error: ") and ".mlops" in done.stderr and "Traceback" not in done.stderr
@@ -583,7 +576,7 @@ def test_a_notebook_is_recorded_in_its_own_workspace(workspace, tmp_path, monkey
 
 def test_a_terminal_without_the_letters_is_no_reason_to_fail(workspace):
     write_notebook(workspace / "plain.ipynb", "print('ทดสอบ …')")
-    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    settings = environ(PYTHONIOENCODING="ascii", MLOPS_NB_KERNELS_WARM="false")
     for arguments in (["run", "plain.ipynb"], ["runs", "list"], ["runs", "logs", "latest"]):
-        done = subprocess.run([PROGRAM, *arguments], capture_output=True, timeout=60, env=environ)
+        done = subprocess.run([PROGRAM, *arguments], capture_output=True, timeout=60, env=settings)
         assert done.returncode == 0 and b"Traceback" not in done.stderr

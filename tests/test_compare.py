@@ -8,17 +8,8 @@ from click.testing import CliRunner
 
 from mlops_nb.cli import main
 from mlops_nb.comparison import compare_runs, say_causes
-from mlops_nb.settings import open_workspace
 from mlops_nb.store import tables
 from mlops_nb.store.artifacts import list_files
-from mlops_nb.store.door import open_store
-
-
-@pytest.fixture
-def store(tmp_path, monkeypatch):
-    (tmp_path / "settings.ini").write_text("[workspace]\nproject = p\n")
-    monkeypatch.chdir(tmp_path)
-    return open_store(open_workspace(tmp_path))
 
 
 @pytest.fixture

@@ -466,7 +466,8 @@ def test_a_notebook_over_its_time(write, output):
 def test_outputs_are_in_the_file_while_a_cell_runs_and_saves_are_few(write, output, tmp_path):
     waiting = """import pathlib, time
 print("quiet")
-while "quiet\\\\n" not in pathlib.Path("executed.ipynb").read_text().replace('print(', ''): time.sleep(0.05)
+saved = pathlib.Path("executed.ipynb") # which may come late, where saving is slow
+while not saved.exists() or "quiet\\\\n" not in saved.read_text().replace('print(', ''): time.sleep(0.05)
 for line in range(2000): print(line, flush=True)"""
     saves, original = [], whole_files.os.replace
     with patch.object(whole_files.os, "replace", lambda *names: (saves.append(names), original(*names))):

@@ -2,8 +2,9 @@
 import numpy as np
 import pandas as pd
 import pytest
+from commands import call, refuse
 from mlops_nb.objectives import read_objectives
-from test_template_tabular import call, refuse, tumours
+from test_template_tabular import tumours
 
 
 def many_clinics(good):

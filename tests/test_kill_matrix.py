@@ -1,6 +1,7 @@
 """Whatever kills whichever process at whatever moment: the record is true, the notebook is whole, nothing is left.
 
-The matrix is pairwise: each cause meets each victim and each moment, and each victim each moment. Runners are forked from a nursery, a
+The matrix is pairwise: each signal meets each victim and each moment, and each victim each moment. What a kernel does to itself, it does
+while a cell runs; each of the other moments has one such deed. All cases are run by `make soak`. Runners are forked from a nursery, a
 process that has imported what a runner needs. Where a moment is too short to be hit from outside, the runner itself strikes.
 """
 import json
@@ -28,7 +29,7 @@ from mlops_nb.store.journal import read_journal
 from mlops_nb.store.wandb_history import history_of, read_wandb_file
 
 SETTINGS = "[workspace]\nproject = matrix\n[kernels]\npreload = json\npool = 1\nidle_s = 60\n"
-CASE_S, SETTLED_S = 40, 10  # for a case; until nothing is left of what dies
+CASE_S, SETTLED_S = 120, 30  # for a case; until nothing is left of what dies
 CELL_S = 1.5  # the limit that an endless loop meets
 PROGRAM = str(Path(sys.executable).with_name("mlops-nb"))
 DATA_BYTES = 800_000_000  # the memory that a process may have where it is to run out
@@ -69,7 +70,7 @@ SECOND = '''
 print("second begins", flush=True)
 log(1)
 Path("reached").touch()
-end = time.monotonic() + 20
+end = time.monotonic() + 100
 while not Path("go").exists() and time.monotonic() < end: time.sleep(0.01)
 log(2)
 print("second ends")
@@ -93,7 +94,11 @@ def pairwise(cases):
 
 
 ALL = [Case(*each) for each in (*product(["SIGKILL", "SIGTERM", "SIGSEGV"], VICTIMS, MOMENTS), *product(DEEDS, ["kernel"], MOMENTS))]
-MATRIX = pairwise(ALL)
+SIGNALLED = [case for case in ALL if case.cause not in DEEDS]
+DEEDS_AND_MOMENTS = {*product(DEEDS, ["during"]), *zip(DEEDS, MOMENTS)}
+ITSELF = [case for case in ALL if (case.cause, case.moment) in DEEDS_AND_MOMENTS]
+USUAL = {*pairwise(SIGNALLED), *ITSELF}
+MATRIX = [pytest.param(case, marks=() if case in USUAL else pytest.mark.soak, id=" ".join(case)) for case in ALL]
 
 
 # In the runner
@@ -143,8 +148,9 @@ def arrange(case):
         if index > 0 and case.cause == "endless loop":
             self.watch.cell_timeout_s = CELL_S
         start(self, cell, index, **options)
-        if case.moment == "before" and index == 1:
+        if case.moment in ("before", "after") and index == 1:  # the file says that the cell has begun
             wait_until(lambda: self.save_if_due() or not self.changed, CASE_S)  # saves are not more frequent than they may be
+        if case.moment == "before" and index == 1:
             strike(case)
 
     def cell_complete(self, cell, index, **options):
@@ -340,7 +346,7 @@ def check_rows(folder, record, journal):
         assert [row["value"] for row in history_of(read_wandb_file(record.wandb_path)) if "value" in row] == rows
 
 
-@pytest.mark.parametrize("case", MATRIX, ids=" ".join)
+@pytest.mark.parametrize("case", MATRIX)
 def test_kill(case, runners, environ, workspace):
     write(workspace, case.cause)
     if case.moment in ("before", "after"):

@@ -1,7 +1,5 @@
 """Leaks: every way in which a column can know the answer is found, and honest tables stay unharmed."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +10,6 @@ from mlops_nb.data.leaks import Leak, check_leaks, find_leaks
 from mlops_nb.data.schema import conform, infer_schema
 from mlops_nb.settings import DataError
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 COUNT = 1500
 random = np.random.default_rng(0)
 number = random.lognormal(2, 2, COUNT)
@@ -122,15 +119,17 @@ def test_check_names_what_is_left():
     check_leaks(())
 
 
+def public(name, *arguments):
+    return pytest.param(name, *arguments, marks=pytest.mark.public_table(name))
+
+
 @pytest.mark.parametrize(("name", "target", "options", "expected"), [
-    ("telco_churn.csv", "Churn", {"key": "customerID"}, []),
-    ("electricity.csv", "class", {}, []),
-    ("bike_sharing_hourly.csv", "cnt", {"time": "dteday", "exclude": ["casual", "registered", "instant"]}, []),
-    ("bike_sharing_hourly.csv", "cnt", {"time": "dteday"}, [("casual", "registered")]),
-    ("bike_sharing_hourly.csv", "cnt", {}, [("casual", "registered")]),
+    public("telco_churn.csv", "Churn", {"key": "customerID"}, []),
+    public("electricity.csv", "class", {}, []),
+    public("bike_sharing_hourly.csv", "cnt", {"time": "dteday", "exclude": ["casual", "registered", "instant"]}, []),
+    public("bike_sharing_hourly.csv", "cnt", {"time": "dteday"}, [("casual", "registered")]),
+    public("bike_sharing_hourly.csv", "cnt", {}, [("casual", "registered")]),
 ])
-def test_public_tables(name, target, options, expected):
-    if not (SHARED / name).exists():
-        pytest.skip(f"{name} is not here; the generated tables cover the same code")
-    found = inspect_data(SHARED / name, target, **options)
+def test_public_tables(public_tables, name, target, options, expected):
+    found = inspect_data(public_tables / name, target, **options)
     assert [leak.columns for leak in find_leaks(found.table, found.schema)] == expected

@@ -172,7 +172,7 @@ def check_memory(place, before, after, most_kb):
 
 
 def test_several_runs_at_a_time(place):
-    check_runs(place, 48, processes=1, threads=8)
+    check_runs(place, 32, processes=1, threads=8)
 
 
 def test_many_runs_in_one_process(place):

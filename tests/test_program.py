@@ -1,4 +1,5 @@
 """`mlops-nb` in a forked process: for a person and a shell it is the same program."""
+import json
 import os
 import signal
 import subprocess
@@ -42,10 +43,10 @@ def runners(environ):
             for pid in children_of(server.pid) if process_name(pid) == "mlops-run"]
 
 
-def start(place, *arguments, before=(), **options):
+def start(place, *arguments, command=("run", "a.ipynb"), before=(), **options):
     root, environ = place
     (root / "runs").write_text("")
-    process = subprocess.Popen([*before, PROGRAM, "run", "a.ipynb", *arguments], cwd=root, env=environ, text=True,
+    process = subprocess.Popen([*before, PROGRAM, *command, *arguments], cwd=root, env=environ, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
     deadline = time.monotonic() + 30
     while not (root / "runs").read_text():
@@ -61,6 +62,18 @@ def test_it_is_forked(place):
     assert b"mlops-nb\0run\0a.ipynb" not in Path(f"/proc/{ours}/cmdline").read_bytes()  # a fork of the server
     words, _ = process.communicate(timeout=30)
     assert process.returncode == 0 and "finished" in words
+
+
+def test_a_repetition_is_forked(place):
+    root, environ = place
+    first = [PROGRAM, "run", "a.ipynb", "-p", "seconds", "1", "--json"]
+    done = subprocess.run(first, cwd=root, env=environ, capture_output=True, check=True)
+    before = set(runners(environ))
+    process = start(place, command=("reproduce", json.loads(done.stdout)["id"]))
+    (ours,) = before & set(runners(environ))
+    assert b"mlops-nb\0reproduce" not in Path(f"/proc/{ours}/cmdline").read_bytes()  # a fork of the server
+    words, _ = process.communicate(timeout=30)
+    assert process.returncode == 0 and "1 run: 1 identical." in words
 
 
 def test_a_killed_process_is_not_run_again(place):

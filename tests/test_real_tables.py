@@ -3,19 +3,15 @@
 The tables are public (tests/test_template_tabular.py covers the same code on data that scikit-learn brings along); they are
 looked for in `../shared/data` beside the repository, or in the folder that TABLES names.
 """
-import os
-from pathlib import Path
-
 import pytest
-from test_template_tabular import call, read, runs_of
+from commands import call, read
+from conftest import TABLES
+from test_template_tabular import runs_of
 
-TABLES = Path(os.environ.get("TABLES") or Path(__file__).parents[2] / "shared" / "data")
 pytestmark = pytest.mark.soak
 
 
 def workspace_about(folder, name, *options):
-    if not (TABLES / name).exists():
-        pytest.skip(f"{TABLES / name} is not here; set TABLES to a folder that holds it")
     call(folder, "init", "work", "--template", "tabular", "--data", TABLES / name, *options)
     return folder / "work"
 
@@ -24,6 +20,7 @@ def steps(workspace, *arguments):
     return {step["step"]: step["run"] for step in read(workspace, "run", *arguments)["steps"]}
 
 
+@pytest.mark.public_table("telco_churn.csv")
 def test_churn_over_five_splits(tmp_path):
     workspace = workspace_about(tmp_path, "telco_churn.csv", "--target", "Churn", "--key", "customerID")
     found = [steps(workspace, "-p", "prepare.seed", seed)["evaluate"]["metrics"]["test_roc_auc"] for seed in range(5)]
@@ -31,6 +28,7 @@ def test_churn_over_five_splits(tmp_path):
     assert sum(found) / 5 >= 0.835
 
 
+@pytest.mark.public_table("bike_sharing_hourly.csv")
 def test_bike_rentals_on_the_last_fifth_in_time(tmp_path):
     options = ["--target", "cnt", "--time", "dteday", "--exclude", "casual", "registered", "instant"]
     workspace = workspace_about(tmp_path, "bike_sharing_hourly.csv", *options)
@@ -39,6 +37,7 @@ def test_bike_rentals_on_the_last_fifth_in_time(tmp_path):
     assert metrics["test_r2"] >= 0.85
 
 
+@pytest.mark.public_table("electricity.csv")
 def test_electricity_needs_no_option_but_the_target(tmp_path):
     workspace = workspace_about(tmp_path, "electricity.csv", "--target", "class")
     assert {run["status"] for run in steps(workspace).values()} == {"finished"}

@@ -161,6 +161,10 @@ def test_a_report_has_every_part_and_a_verdict(churn):
     assert 'class="histogram"' in page and "11.0%" in page and "stratified" in page
     assert "train_loss: 1.5 at first" in page and "GPU memory" in page and "GPU power" not in page
     assert "mlops-nb run notebooks/train.ipynb" in page and "-p epochs 12" in page
+    assert "mlops-nb reproduce" not in page  # these runs were not started by `mlops-nb run`
+    blob = churn.blobs.put_bytes(b"{}").digest
+    churn.runs.update("b2b2b2b2", notebook_blob=blob, request={"parameters": {}})
+    assert "mlops-nb reproduce b2b2b2b2" in read(churn, "train")
 
 
 def test_a_missed_objective_says_what_it_costs(churn):

@@ -3,19 +3,20 @@ import io
 import json
 import math
 import zipfile
-from pathlib import Path
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from notebooks import write_notebook
 
 from mlops_nb.cli import main
+from mlops_nb.evaluation.measurements import find_group
 from mlops_nb.experiments.equality import find_differences, is_time
 from mlops_nb.experiments.file_differences import array_differences, file_differences
 from mlops_nb.experiments.reproduce import reproduce
 from mlops_nb.experiments.runner import run_notebook
+from mlops_nb.experiments.verdict import inner_runs
 from mlops_nb.settings import ParameterError, StoreError, open_workspace
 from mlops_nb.store.artifacts import list_files
 from mlops_nb.store.door import open_store
@@ -39,14 +40,6 @@ run.summary["own"] = json.loads(run.use_artifact("model:latest").path().read_tex
 """
 
 
-def write(path: Path, *sources: str) -> Path:
-    "A notebook whose first cell is tagged `parameters`."
-    cells = [nbformat.v4.new_code_cell(each, metadata={"tags": ["parameters"] if index == 0 else []}) for index, each in enumerate(sources)]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
-    return path
-
-
 @pytest.fixture
 def store(tmp_path, monkeypatch):
     "The store of a workspace without W&B, for speed; in a folder with a space and Thai letters."
@@ -57,7 +50,7 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(root)
     (root / "rates.py").write_text("FACTOR = 0.5")
-    write(root / "train.ipynb", PARAMETERS, TRAIN)
+    write_notebook(root / "train.ipynb", PARAMETERS, TRAIN)
     store = open_store(open_workspace(root))
     log(store, "digits", "12345")
     return store
@@ -88,7 +81,7 @@ def test_a_run_is_repeated_as_it_was_whatever_changed_since(store):
     original = train(store, parameters={"rate": 0.2}, tags=("night",))
     log(store, "digits", "1234567")  # `digits:latest` has moved
     aliases = {each.reference: each.aliases for each in store.artifacts.versions()}
-    write(store.workspace.root / "train.ipynb", PARAMETERS.replace("0.1", "0.7"), "1 / 0")  # another default, and a mistake
+    write_notebook(store.workspace.root / "train.ipynb", PARAMETERS.replace("0.1", "0.7"), "1 / 0")  # another default, and a mistake
     found = reproduce(store, original)
     assert found.verdict.status == "identical", found.message
     assert found.verdict.compared == {"endings": 1, "rows": 9, "metrics": 4, "artifacts": 1}
@@ -101,12 +94,14 @@ def test_a_run_is_repeated_as_it_was_whatever_changed_since(store):
     used = [artifact.reference for relation, artifact in store.artifacts.edges_of(again.id) if relation == "used"]
     assert used == ["digits:v0", "model:v1"]  # its own model, not the one that `latest` is
     assert {each.reference: each.aliases for each in store.artifacts.versions()} == {"model:v1": (), **aliases}
+    assert [store.runs.get(each).id for each in ("train", again.id, again.id[:7])] == [original.id, again.id, again.id]
+    assert store.runs.get("latest").name == "source"  # what logged the newer version
 
 
 def test_a_group_is_repeated_in_order_and_stays_as_it_is(store):
     root = store.workspace.root
-    write(root / "prepare.ipynb", "text: str = '123'", "from pathlib import Path\nfrom mlops_nb import start_run\n"
-          "run = start_run()\nPath('digits.txt').write_text(text)\nrun.log_artifact('digits.txt', name='digits')")
+    write_notebook(root / "prepare.ipynb", "text: str = '123'", "from pathlib import Path\nfrom mlops_nb import start_run\n"
+                   "run = start_run()\nPath('digits.txt').write_text(text)\nrun.log_artifact('digits.txt', name='digits')")
     (root / "pipeline.toml").write_text("""
         name = "digits"
         [[step]]
@@ -117,7 +112,8 @@ def test_a_group_is_repeated_in_order_and_stays_as_it_is(store):
         notebook = "train.ipynb"
         """)
     group = json.loads(call("run", "--json").stdout)
-    assert json.loads(call("run", "-p", "prepare.text", "12345678", "--json").stdout)["passed"]
+    second = json.loads(call("run", "-p", "prepare.text", "12345678", "--json").stdout)
+    assert second["passed"]
     result = call("reproduce", group["group"], "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -125,8 +121,9 @@ def test_a_group_is_repeated_in_order_and_stays_as_it_is(store):
     assert found[1]["inputs"] == ["digits:v1"]
     members = [step["run"]["id"] for step in group["steps"]]
     assert sorted(each.id for each in store.runs.list(group_id=group["group"])) == sorted(members)
-    named = call("reproduce", "train", "--discard", "--json")  # the newest `train` is a repetition of another one
-    assert json.loads(named.stdout)[0]["original"] == members[1]
+    assert find_group(store, "latest") == second["group"]  # the newest, since what ran after it are repetitions
+    named = call("reproduce", "train", "--discard", "--json")
+    assert json.loads(named.stdout)[0]["original"] == second["steps"][1]["run"]["id"]
     assert store.artifacts.use(None, "digits").version == "v2"  # what the second group made
     assert json.loads(call("run", "--json").stdout)["steps"][0]["status"] == "unchanged"
 
@@ -135,7 +132,7 @@ def test_a_group_is_repeated_in_order_and_stays_as_it_is(store):
 def test_what_differs_is_named_with_its_place(store, change, place, step):
     root = store.workspace.root
     if change == "data":  # what a notebook reads without telling anybody
-        write(root / "train.ipynb", PARAMETERS, TRAIN.replace('run.use_artifact("digits:latest").path()', "Path('table.csv')"))
+        write_notebook(root / "train.ipynb", PARAMETERS, TRAIN.replace('run.use_artifact("digits:latest").path()', "Path('table.csv')"))
         (root / "table.csv").write_text("12345")
     original = train(store, parameters={"seed": None if change == "seed" else 3})
     if change == "code":
@@ -171,6 +168,11 @@ def test_nothing_runs_where_something_is_missing(store):
         result = call("reproduce", other.id, original.id)
         assert result.exit_code == 2 and "its input digits:v0" in result.output and "nothing was run" in result.output
     blob.write_bytes(kept)
+    (store.workspace.root / "inner").mkdir()
+    inside = run_notebook(store, store.workspace.root / "train.ipynb", cwd=store.workspace.root / "inner")
+    count += 1
+    (store.workspace.root / "inner").rmdir()
+    assert "the folder in which it ran" in call("reproduce", other.id, inside.id).output
     store.blobs.remove(original.notebook_blob)
     with pytest.raises(StoreError, match=r"its notebook train\.ipynb"):
         reproduce(store, original)
@@ -181,17 +183,20 @@ def test_runs_in_a_run_are_compared_and_use_what_they_used(store):
     inner = ("import random\nfrom mlops_nb import start_run\nrandom.seed(seed)\nstart_run()\nfor name in ('a', 'b'):\n"
              "    with start_run(name) as run:\n        size = len(run.use_artifact('digits').path().read_text())\n"
              "        run.log({'x': random.random(), 'size': size})")
-    write(store.workspace.root / "train.ipynb", PARAMETERS, inner)
+    write_notebook(store.workspace.root / "train.ipynb", PARAMETERS, inner)
     seeded, drawn = train(store), train(store, parameters={"seed": None})
     log(store, "digits", "1")
     found = reproduce(store, seeded)
     assert (found.verdict.status, found.verdict.compared["metrics"]) == ("identical", 4), found.message
     verdict = reproduce(store, drawn).verdict
     assert [each.place for each in verdict.differences] == ["a: x", "b: x"]
+    newest = store.runs.get("b").id, store.runs.get("latest").name
+    assert newest == (inner_runs(store, drawn)[-1].id, "source")  # what a repetition began is no newest run either
 
 
 def test_a_failure_can_be_repeated(store):
-    write(store.workspace.root / "train.ipynb", PARAMETERS, "from mlops_nb import start_run\nstart_run().log({'x': 1})", "open('gone')")
+    source = "from mlops_nb import start_run\nstart_run().log({'x': 1})"
+    write_notebook(store.workspace.root / "train.ipynb", PARAMETERS, source, "open('gone')")
     original = run_notebook(store, store.workspace.root / "train.ipynb", cwd=store.workspace.root)
     assert (original.status, reproduce(store, original).verdict.status) == ("failed", "identical")
     (store.workspace.root / "gone").write_text("")
@@ -199,9 +204,24 @@ def test_a_failure_can_be_repeated(store):
     assert (verdict.first.place, verdict.first.reproduced) == ("status", "finished")
 
 
+def test_a_repetition_is_not_resumed(store):
+    path = write_notebook(store.workspace.root / "train.ipynb", PARAMETERS, "open('input')")
+    (store.workspace.root / "input").write_text("")
+    original = train(store)
+    (store.workspace.root / "input").unlink()
+    again = reproduce(store, original).record
+    path.unlink()  # what there is of the notebook is what was kept
+    count = len(store.runs.list())
+    refused = call("resume", again.id)
+    assert refused.exit_code == 2 and f"repeats run {original.id}" in refused.stderr and f"mlops-nb reproduce {again.id}" in refused.stderr
+    assert again.status == "failed" and len(store.runs.list()) == count
+    (store.workspace.root / "input").write_text("")
+    assert call("reproduce", again.id).exit_code == 0  # what the message says to do
+
+
 def test_a_secret_is_asked_for_again(store, monkeypatch):
-    write(store.workspace.root / "train.ipynb", "from pydantic import SecretStr\nhub_token: SecretStr",
-          "from mlops_nb import start_run\nstart_run().log({'length': len(hub_token.get_secret_value())})")
+    write_notebook(store.workspace.root / "train.ipynb", "from pydantic import SecretStr\nhub_token: SecretStr",
+                   "from mlops_nb import start_run\nstart_run().log({'length': len(hub_token.get_secret_value())})")
     monkeypatch.setenv("HUB_TOKEN", "correct horse battery")
     original = train(store)
     monkeypatch.delenv("HUB_TOKEN")
@@ -220,6 +240,7 @@ def test_a_secret_is_asked_for_again(store, monkeypatch):
     ({"request": None}, "run it anew: mlops-nb run train.ipynb"),
     ({"status": "running"}, "wait for its end"),
     ({"status": "killed"}, "mlops-nb resume"),
+    ({"status": "killed", "reproduces": "a1b2c3d4"}, "run it anew: mlops-nb run train.ipynb"),  # that run was deleted
 ])
 def test_what_cannot_be_repeated_says_why(store, columns, reason):
     blob = store.blobs.put_file(store.workspace.root / "train.ipynb").digest

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import demo
 import pytest
+from commands import call, read
 from test_real_tables import workspace_about
-from test_template_tabular import call, read
 
 pytestmark = pytest.mark.soak
 
@@ -32,11 +32,15 @@ def test_every_run_of_the_demo(tmp_path, monkeypatch):
     assert read(folder, "lineage", "digits-model:best")["root"] == aliases
 
 
+REAL_TABLES = {
+    "telco_churn.csv": ["--target", "Churn", "--key", "customerID"],
+    "bike_sharing_hourly.csv": ["--target", "cnt", "--time", "dteday", "--exclude", "casual", "registered", "instant"],
+    "electricity.csv": ["--target", "class"],
+}
+
+
 @pytest.mark.parametrize(("name", "options"), [
-    ("telco_churn.csv", ["--target", "Churn", "--key", "customerID"]),
-    ("bike_sharing_hourly.csv", ["--target", "cnt", "--time", "dteday", "--exclude", "casual", "registered", "instant"]),
-    ("electricity.csv", ["--target", "class"]),
-])
+    pytest.param(name, options, marks=pytest.mark.public_table(name)) for name, options in REAL_TABLES.items()])
 def test_every_run_of_a_real_table(tmp_path, name, options):
     workspace = workspace_about(tmp_path, name, *options)
     call(workspace, "run")

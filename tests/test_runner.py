@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -75,7 +74,9 @@ def test_both_share_one_wandb_run(store, tmp_path):
 
 
 def test_neither_gets_a_wandb_run_with_parameters_status_and_system_use(store, tmp_path):
-    notebook = write(tmp_path / "plain.ipynb", "n = 3", "import time\ntime.sleep(2.7)", tags=("parameters",))
+    samples = f"{store.runs.root}/{{os.environ['MLOPS_NB_RUN']}}/system.jsonl"
+    wait = f"import os, time\nwhile len(open(f{samples!r}).readlines()) < 5: time.sleep(0.1)"
+    notebook = write(tmp_path / "plain.ipynb", "n = 3", wait, tags=("parameters",))
     record = run_notebook(store, notebook, parameters={"n": 7})
     records = read_wandb_file(record.wandb_path)
     config = next(each["run"]["config"]["update"] for each in records if each["type"] == "run")
@@ -151,10 +152,10 @@ def test_killed_runner_is_settled_and_takes_the_kernel_along(store, tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_runner_records_cancelled(store, tmp_path, number):
-    notebook = write(tmp_path / "long.ipynb", LOG_TEN, "import time\ntime.sleep(600)")
+    begun = tmp_path / "begun"
+    notebook = write(tmp_path / "long.ipynb", LOG_TEN, f"import time\nopen({str(begun)!r}, 'w')\ntime.sleep(600)")
     process = runner(tmp_path, notebook)
-    record = wait_until(lambda: logged_ten(store), 60)
-    time.sleep(0.5)
+    record = wait_until(lambda: begun.exists() and logged_ten(store), 60)
     process.send_signal(number)
     process.communicate(timeout=60)
     ended = store.runs.get(record.id)

@@ -3,7 +3,6 @@
 import datetime as dt
 import json
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,6 @@ from mlops_nb.data.schema import Schema, conform, infer_schema
 from mlops_nb.data.tables import read_data
 from mlops_nb.settings import DataError, NotFoundError
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 COUNT = 60
 NUMBERS = np.random.default_rng(0).normal(size=COUNT)
 
@@ -421,13 +419,9 @@ def test_csv_parquet_and_typed_columns_are_one_table(tmp_path, frame):
             pd.testing.assert_frame_equal(found, outcomes[0][1])
 
 
-def shared(name):
-    path = SHARED / name
-    return path if path.exists() else pytest.skip(f"{name} is not here")
-
-
-def test_telephone_customers():
-    frame, source = read_data(shared("telco_churn.csv"))
+@pytest.mark.public_table("telco_churn.csv")
+def test_telephone_customers(public_tables):
+    frame, source = read_data(public_tables / "telco_churn.csv")
     schema = infer_schema(frame, "Churn", key="customerID")
     assert (schema.task, schema.classes, schema.rows, source.separator) == ("binary", ("No", "Yes"), 7043, ",")
     assert (schema.column("TotalCharges").kind, schema.column("TotalCharges").missing) == ("number", 11)
@@ -437,15 +431,17 @@ def test_telephone_customers():
         infer_schema(frame, "Churn")
 
 
-def test_bicycles():
-    frame, _ = read_data(shared("bike_sharing_hourly.csv"))
+@pytest.mark.public_table("bike_sharing_hourly.csv")
+def test_bicycles(public_tables):
+    frame, _ = read_data(public_tables / "bike_sharing_hourly.csv")
     schema = infer_schema(frame, "cnt", time="dteday", exclude=("casual", "registered", "instant"))
     assert (schema.task, schema.time.kind, schema.time.distinct, len(schema.features)) == ("regression", "date", 731, 13)
     assert "row number" in infer_schema(frame, "cnt").column("instant").note
 
 
-def test_electricity():
-    frame, _ = read_data(shared("electricity.csv"))
+@pytest.mark.public_table("electricity.csv")
+def test_electricity(public_tables):
+    frame, _ = read_data(public_tables / "electricity.csv")
     schema = infer_schema(frame, "class")
     assert (schema.task, schema.classes, schema.rows) == ("binary", (0, 1), 45_312)
     assert all(each.kind == "number" for each in schema.features)

@@ -1,7 +1,5 @@
 """Splits of any table: every row in one part, nothing that belongs together cut, and the same again from the same seed."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,16 +12,8 @@ from mlops_nb.data.schema import Column, Schema, conform, infer_schema
 from mlops_nb.data.splits import PARTS, split_rows
 from mlops_nb.settings import DataError
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 shares = st.tuples(st.floats(0.05, 0.45), st.floats(0.05, 0.45))
 seeds = st.integers(0, 2**32 - 1)
-
-
-def shared(name: str) -> Path:
-    "A public data set that is not part of the repository"
-    if not (SHARED / name).exists():
-        pytest.skip(f"{name} is not here; the generated tables cover the same code")
-    return SHARED / name
 
 
 def schema_of(task: str, **roles: str) -> Schema:
@@ -207,22 +197,25 @@ def test_missing_times_are_named():
         split_rows(pd.DataFrame({"y": np.arange(30.0), "time": times}), schema_of("regression", time="number"))
 
 
-def test_electricity_is_split_in_its_order():
-    found = inspect_data(shared("electricity.csv"), "class")
+@pytest.mark.public_table("electricity.csv")
+def test_electricity_is_split_in_its_order(public_tables):
+    found = inspect_data(public_tables / "electricity.csv", "class")
     split = split_rows(found.table, found.schema)
     assert split.method == "order" and "seem to be in order of time" in split.note
     assert split.counts == {"train": 29453, "validation": 6797, "test": 9062}
 
 
-def test_telco_is_stratified():
-    found = inspect_data(shared("telco_churn.csv"), "Churn", key="customerID")
+@pytest.mark.public_table("telco_churn.csv")
+def test_telco_is_stratified(public_tables):
+    found = inspect_data(public_tables / "telco_churn.csv", "Churn", key="customerID")
     split = split_rows(found.table, found.schema)
     assert split.method == "stratified"
     assert pd.crosstab(found.table["Churn"], split.parts, normalize="columns").loc["Yes"].to_numpy() == pytest.approx(0.2654, abs=0.001)
 
 
-def test_bike_days_are_not_cut():
-    found = inspect_data(shared("bike_sharing_hourly.csv"), "cnt", time="dteday", exclude=["casual", "registered", "instant"])
+@pytest.mark.public_table("bike_sharing_hourly.csv")
+def test_bike_days_are_not_cut(public_tables):
+    found = inspect_data(public_tables / "bike_sharing_hourly.csv", "cnt", time="dteday", exclude=["casual", "registered", "instant"])
     split = split_rows(found.table, found.schema)
     assert split.method == "time"
     assert pd.Series(split.parts).groupby(found.table["dteday"]).nunique().max() == 1

@@ -31,14 +31,9 @@ def folder(request, tmp_path):
     if request.param == "sqlite":
         yield tmp_path
         return
-    server = request.getfixturevalue("postgresql_url")
-    engine, name = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool), f"survival{time.time_ns()}"
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    (tmp_path / "settings.ini").write_text(f"[workspace]\ncatalog = {sa.make_url(server).set(database=name)}\n")
-    yield tmp_path
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    with request.getfixturevalue("new_database")() as url:
+        (tmp_path / "settings.ini").write_text(f"[workspace]\ncatalog = {url}\n")
+        yield tmp_path
 
 
 @pytest.fixture(autouse=True)

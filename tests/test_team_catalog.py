@@ -40,15 +40,10 @@ BOTH = ["sqlite", "postgresql"]
 
 
 @pytest.fixture
-def server(postgresql_url):
+def server(new_database):
     "The URL of an empty database on the server, in UTF-8 and with a person's order of letters where the server has one."
-    engine = sa.create_engine(postgresql_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    name = f"ml{time.time_ns()}"
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US' LOCALE 'C.UTF-8'")
-    yield str(sa.make_url(postgresql_url).set(database=name))
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    with new_database(more="LOCALE_PROVIDER icu ICU_LOCALE 'en-US' LOCALE 'C.UTF-8'") as url:
+        yield url
 
 
 @pytest.fixture(params=BOTH)
@@ -219,10 +214,11 @@ class Door:
 
     def __init__(self, url):
         host = sa.make_url(url).query["host"]
-        self.socket_path, self.open, self.pairs = f"{host}/.s.PGSQL.5432", True, []
+        self.socket_path, self.open, self.pairs, self.lock = f"{host}/.s.PGSQL.5432", True, [], threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = sa.make_url(url).set(host="127.0.0.1", port=self.listener.getsockname()[1], query={}).render_as_string()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.thread = threading.Thread(target=self._accept, daemon=True)
+        self.thread.start()
 
     def _accept(self):
         while True:
@@ -230,12 +226,13 @@ class Door:
                 client, _ = self.listener.accept()
             except OSError:
                 return
-            if not self.open:
-                client.close()
-                continue
-            server = socket.socket(socket.AF_UNIX)
-            server.connect(self.socket_path)
-            self.pairs += [client, server]
+            with self.lock:
+                if not self.open:
+                    client.close()
+                    continue
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(self.socket_path)
+                self.pairs += [client, server]
             for pair in ((client, server), (server, client)):
                 threading.Thread(target=self._carry, args=pair, daemon=True).start()
 
@@ -249,19 +246,27 @@ class Door:
             each.close()
 
     def shut(self):
-        self.open = False
-        for each in self.pairs:
-            try:
-                each.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
+        with self.lock:
+            self.open = False
+            for each in self.pairs:
+                try:
+                    each.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+
+    def close(self):
+        "For good. A listener that is closed while a thread waits on it would go on listening."
+        self.shut()
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.thread.join(10)
+        self.listener.close()
 
 
 @pytest.fixture
 def door(server):
     door = Door(server)
     yield door
-    door.listener.close()
+    door.close()
 
 
 @pytest.fixture

@@ -2,32 +2,23 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import nbformat
 import pytest
+from commands import call, read
 
 from mlops_nb.objectives import read_objectives
 from mlops_nb.settings import load_settings
 
 TEMPLATE = Path(__file__).parents[1] / "nbs" / "templates" / "digits"
 STEPS = ("prepare", "train", "evaluate", "explain")
-PROGRAM = Path(sys.executable).with_name("mlops-nb")
 
 
 def read_notebook(path):
     return nbformat.read(path, as_version=4)
-
-
-def call(workspace, *arguments, allowed=(0,)):
-    "What `mlops-nb` writes to standard output, in a workspace"
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("MLOPS_NB_", "WANDB_"))}
-    done = subprocess.run([PROGRAM, *arguments], cwd=workspace, env=environ, capture_output=True, text=True, timeout=300)
-    assert done.returncode in allowed, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +33,7 @@ def workspace(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(workspace):
     "The run of each step"
-    return {Path(run["notebook"]).stem: run for run in json.loads(call(workspace, "runs", "list", "--json"))}
+    return {Path(run["notebook"]).stem: run for run in read(workspace, "runs", "list")}
 
 
 def executed(workspace, run):
@@ -146,7 +137,7 @@ def test_objectives_are_checked_and_recall_is_met(workspace, runs):
 
 
 def test_lineage_reaches_from_explanation_and_evaluation_to_the_data(workspace):
-    graph = json.loads(call(workspace, "lineage", "digits-model:latest", "--json"))
+    graph = read(workspace, "lineage", "digits-model:latest")
     names = {node["id"]: node["name"].partition(":")[0] for node in graph["nodes"]}
     assert {"digits", "digits-model", "digits-evaluation", "digits-explanation"} <= set(names.values())
 
@@ -162,7 +153,7 @@ def test_equal_parameters_give_equal_bytes(workspace, runs, tmp_path):
 
 def digest_of(workspace, artifact):
     name = artifact.partition(":")[0]
-    nodes = json.loads(call(workspace, "lineage", artifact, "--json"))["nodes"]
+    nodes = read(workspace, "lineage", artifact)["nodes"]
     (digest,) = {node["digest"] for node in nodes if node["name"].partition(":")[0] == name and node["kind"] not in ("run", "notebook")}
     return digest
 

@@ -286,6 +286,17 @@ def test_a_cut_line_is_reset_until_it_is_mended(server):
     assert ask(server, query)[0] == 200
 
 
+def test_a_proxy_answers_behind_a_cut_line(server):
+    server.cut(after=0, then=404)
+    with pytest.raises(ConnectionError):
+        urllib.request.urlopen(f"{server.url}/files/mine")
+    with pytest.raises(urllib.error.HTTPError) as raised:
+        urllib.request.urlopen(f"{server.url}/files/mine")
+    assert raised.value.code == 404 and server.unknown == []
+    server.mend()
+    assert ask(server, "query Viewer { viewer { username } }")[0] == 200
+
+
 def test_a_folder_keeps_what_the_server_knows(tmp_path):
     mutation = 'mutation M { upsertBucket(input: {name: "one", modelName: "p", config: "{}"}) { inserted bucket { name } } }'
     for inserted in (True, False):

@@ -8,18 +8,26 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+import sqlalchemy as sa
 from wandb_server import IMPATIENT, WandbServer
 
 from mlops_nb.settings import open_workspace
+from mlops_nb.store import sync as store_sync, tables
 from mlops_nb.store.door import open_store
 from mlops_nb.store.record import LIVE
 from mlops_nb.store.refill import wandb_rows
+from mlops_nb.store.replay import news_of_aliases, remember_link, replay_aliases
+from mlops_nb.store.upload_order import Shelf
+from mlops_nb.store.upload_status import upload_status
 from mlops_nb.store.wandb_history import find_wandb_files
-from mlops_nb.store.uploads import edges_of_runs
+from mlops_nb.store.uploads import COMPLETE, UPLOADED, Place, UploadLog, edges_of_runs, last_moves
+from mlops_nb.store.wandb_client import server_of
 
 PROGRAM = "from mlops_nb.cli import main; main(prog_name='mlops-nb')"
 
@@ -32,12 +40,21 @@ def server():
         assert [each for each in server.unknown if "otel" not in each] == []
 
 
+def inherited() -> dict[str, str]:
+    "The environment without W&B's variables, but for the folder of its settings."
+    return {key: value for key, value in os.environ.items() if not key.startswith("WANDB_") or key == "WANDB_CONFIG_DIR"}
+
+
+def a_home(folder: Path) -> dict[str, str]:
+    "A home of one's own, in which W&B has its usual places."
+    return {"HOME": str(folder), "NETRC": str(folder / ".netrc"), "WANDB_CONFIG_DIR": str(folder / ".config" / "wandb")}
+
+
 def run_script(folder: Path, source: str, check: bool = True, **environ) -> subprocess.CompletedProcess:
     "Run Python code as a script of a workspace, offline unless told otherwise."
     script = folder / "script.py"
     script.write_text(textwrap.dedent(source))
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    environ = {**inherited, "WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", **environ}
+    environ = {**inherited(), "WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false", **environ}
     done = subprocess.run([sys.executable, str(script)], cwd=folder, capture_output=True, text=True, timeout=120, env=environ)
     script.unlink()
     assert done.returncode == 0 or not check, done.stderr
@@ -45,8 +62,7 @@ def run_script(folder: Path, source: str, check: bool = True, **environ) -> subp
 
 
 def sync_environ(server: WandbServer, **more) -> dict[str, str]:
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    return {**inherited, **server.environ, **IMPATIENT, "COLUMNS": "80", **more}
+    return {**inherited(), **server.environ, **IMPATIENT, "COLUMNS": "80", **more}
 
 
 def begin_sync(folder: Path, server: WandbServer, *arguments: str, **environ) -> subprocess.Popen:
@@ -184,12 +200,13 @@ def pipeline(tmp_path_factory):
 @pytest.fixture(scope="session")
 def everything(pipeline, tmp_path_factory):
     "The same, and all that makes an upload hard."
-    folder = copy_workspace(pipeline, tmp_path_factory.mktemp("everything") / "workspace")
-    run_script(folder, ODDITIES)
-    run_script(folder, KILLED, check=False)
-    run_script(folder, DISABLED, WANDB_MODE="disabled")
-    elsewhere = tmp_path_factory.mktemp("elsewhere")
-    run_script(elsewhere, FOREIGN)
+    folder, elsewhere = copy_workspace(pipeline, tmp_path_factory.mktemp("everything") / "workspace"), tmp_path_factory.mktemp("elsewhere")
+    with ThreadPoolExecutor() as meanwhile:
+        foreign = meanwhile.submit(run_script, elsewhere, FOREIGN)
+        run_script(folder, ODDITIES)
+        run_script(folder, KILLED, check=False)
+        run_script(folder, DISABLED, WANDB_MODE="disabled")
+        foreign.result()
     command = [sys.executable, "-c", PROGRAM, "import", "wandb", str(elsewhere / "wandb")]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)
     return folder
@@ -268,6 +285,11 @@ def check_edges(store, server: WandbServer) -> None:
     assert there == wanted
 
 
+def check_home(folder: Path) -> None:
+    "Whether W&B's address and key were left out of the files of whoever calls."
+    assert [path for path in folder.rglob("*") if path.name in ("settings", ".netrc")] == []
+
+
 def check_same(folder: Path, server: WandbServer) -> None:
     "Whether the server holds the same runs, histories, versions, aliases and edges as the catalog."
     store = open_store(open_workspace(folder))
@@ -280,8 +302,9 @@ def check_same(folder: Path, server: WandbServer) -> None:
 def undisturbed(pipeline, tmp_path_factory):
     "The pipeline's workspace after one sync that nothing disturbed, and its server."
     folder = copy_workspace(pipeline, tmp_path_factory.mktemp("undisturbed") / "workspace")
+    (folder.parent / "home").mkdir()
     with WandbServer() as server:
-        sync(folder, server)
+        sync(folder, server, **a_home(folder.parent / "home"))
         check_same(folder, server)
         yield folder, server
         assert [each for each in server.unknown if "otel" not in each] == []
@@ -331,14 +354,20 @@ def test_references_keep_their_digest_wherever_the_workspace_lies(moved, everyth
     assert store.artifacts.use(None, "inside").wandb_digest == inside.digest and inside.files == outside.files == {}
 
 
-def test_what_is_uploaded_is_not_sent_again(moved):
+def test_a_sync_leaves_the_users_own_settings_of_wandb_alone(undisturbed):
+    check_home(undisturbed[0].parent / "home")
+
+
+def test_what_is_uploaded_is_not_sent_again(moved, monkeypatch):
     folder, server, *_ = moved
     store = open_store(open_workspace(folder))
     assert "0 differences" in sync(folder, server, "--verify").stdout
     held, requests = said(server), len(server.requests)
     assert "Nothing" in sync(folder, server).stdout
     assert said(server) == held and len(server.requests) - requests < 10  # what is known is not asked again
-    store.artifacts.alias("model:v1", "best")
+    with monkeypatch.context() as clock:
+        clock.setattr(time, "time", lambda: 1e9)  # a clock that went back
+        store.artifacts.alias("model:v1", "best")
     store.runs.tag(store.runs.get("killed").id, add=("later",))
     assert "artifact model: alias best" in sync(folder, server, "--verify", status=1).stdout
     assert "aliases of model" in " ".join(sync(folder, server, "--status").stdout.split())
@@ -361,17 +390,17 @@ MORE = ("CreateArtifact", "CreateArtifactManifest", "CreateArtifactFiles", "Comm
 MORE_CUTS = [(name, number, lost) for name in MORE for number in (0, 1) for lost in (False, True)]
 
 
-def cut_off(server, folder, operation, after, lost):
-    "A sync whose connection is cut at a point, and refused from then on."
-    server.cut(after=after, operation=operation, lose_answer=lost)
+def cut_off(server, folder, operation, after, lost, then=None):
+    "A sync whose connection is cut at a point, and from then on refused, or answered by a proxy."
+    server.cut(after=after, operation=operation, lose_answer=lost, then=then)
     assert "Nothing is lost" in sync(folder, server, status=2).stderr
     server.mend()
 
 
 def test_a_sync_that_was_cut_off_five_times_is_started_again(pipeline, server, tmp_path, expected):
     folder = copy_workspace(pipeline, tmp_path / "workspace")
-    for point in CUTS:
-        cut_off(server, folder, *point)
+    for number, point in enumerate(CUTS):  # the first one is refused to the end, which costs the client's whole patience
+        cut_off(server, folder, *point, then=404 if number else None)
     sync(folder, server)
     check_held(said(server), expected)
 
@@ -391,14 +420,23 @@ def wait_for(server: WandbServer, process: subprocess.Popen, operation: str, tim
         time.sleep(0.01)
 
 
+def wait_for_silence(server: WandbServer) -> None:
+    "What a killed sync had started may go on for a while."
+    heard, deadline = -1, time.monotonic() + 60
+    while heard != len(server.requests) and time.monotonic() < deadline:
+        heard = len(server.requests)
+        time.sleep(2)
+
+
 def test_a_sync_that_was_killed_is_started_again(pipeline, server, tmp_path, expected):
     folder = copy_workspace(pipeline, tmp_path / "workspace")
     for number, operation, times in ((signal.SIGKILL, "CommitArtifact", 1), (signal.SIGINT, "file_stream", 1)):
+        wait_for_silence(server)
         process = begin_sync(folder, server)
         wait_for(server, process, operation, times)
         process.send_signal(number)
-        process.communicate(timeout=60)
-        assert process.returncode == (130 if number == signal.SIGINT else -number)
+        printed, complained = process.communicate(timeout=60)
+        assert process.returncode == (130 if number == signal.SIGINT else -number), (printed, complained)
     sync(folder, server)
     check_held(said(server), expected)
     assert not (folder / ".mlops" / "wandb-uploads").exists()
@@ -450,7 +488,9 @@ def online(server: WandbServer, **more) -> dict[str, str]:
 
 def test_online_comes_to_the_same_without_a_sync(server, tmp_path, expected):
     folder = make_workspace(tmp_path / "workspace")
-    run_script(folder, PIPELINE, **online(server))
+    (tmp_path / "home").mkdir()
+    run_script(folder, PIPELINE, **online(server), **a_home(tmp_path / "home"))
+    check_home(tmp_path / "home")
     store = open_store(open_workspace(folder))
     assert {each.wandb_state for each in store.runs.list()} == {"complete"}
     check_runs(store, server)
@@ -566,3 +606,130 @@ def test_no_key_no_network_and_a_refused_key(pipeline, server, tmp_path):
     status = sync(folder, server, "--status").stdout
     assert status.count("not uploaded") == 6
     assert "the run: here there is one, there none" in " ".join(sync(folder, server, "--verify", status=1).stdout.split())
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(open_workspace(make_workspace(tmp_path / "workspace")))
+
+
+def log_text(store, run_id: str, name: str, text: str):
+    path = store.workspace.root / f"{name}.txt"
+    path.write_text(text)
+    return store.artifacts.log(run_id, name, "dataset", {path.name: path})
+
+
+def place_of(store) -> Place:
+    return Place(server_of(store.workspace), "ada", "digits")
+
+
+def add_uploaded(store, count: int) -> None:
+    "Runs that were uploaded with a version each, whose aliases moved since."
+    for number in range(count):
+        run = store.runs.create(project="digits", name=f"run {number}")
+        version = log_text(store, run.id, f"data{number}", str(number))
+        store.runs.finish(run.id, "finished", wandb_state="disabled", journal_rows=0)
+        log = UploadLog(store.catalog)
+        log.remember_run(run.id, place_of(store), COMPLETE, 0)
+        log.remember_version(version.row_id, place_of(store), "v0", "id", last_moves(store.catalog, version.name)[version.name])
+        store.artifacts.alias(version.reference, "best")
+
+
+def count_statements(ask) -> int:
+    "How many statements the databases are sent meanwhile."
+    said = []
+    def note(connection, cursor, statement, *rest): said.append(statement)  # fmt: skip
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        ask()
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    return len(said)
+
+
+def test_the_status_of_many_runs_takes_as_many_statements_as_that_of_few(store):
+    add_uploaded(store, 3)
+    few = count_statements(lambda: upload_status(store))
+    add_uploaded(store, 27)
+    found = []
+    assert count_statements(lambda: found.extend(upload_status(store))) == few > 0
+    assert [(each.upload, each.versions_there, len(each.aliases_waiting)) for each in found] == [(COMPLETE, 1, 1)] * 30
+
+
+class FakeServer:
+    "A server that has versions, and remembers what it was told."
+
+    def __init__(self, store, rows=()):
+        self.server, self.entity, self.linked, self.moved = server_of(store.workspace), "ada", [], []
+        self.held = {}
+        for artifact in map(store.artifacts.by_row, rows):
+            found = SimpleNamespace(id=f"id{artifact.row_id}", version=artifact.version, digest=Shelf(store, self).digest(artifact.row_id))
+            found.aliases = []
+            self.held.setdefault(artifact.name, []).append(found)
+
+    def run(self, project, run_id):
+        return SimpleNamespace(state="finished", row_count=0, used=lambda: [], logged=lambda: sum(self.held.values(), []))
+
+    def versions(self, project, type, name):
+        return self.held.get(name, [])
+
+    def find(self, path):
+        return None
+
+    def log(self, run, version):
+        raise AssertionError("it is there already")
+
+    use = log
+
+    def link(self, version, target, aliases):
+        self.linked.append((version.version, target))
+
+    def set_aliases(self, version, add, gone):
+        self.moved.append((version.version, add, gone))
+
+
+def test_an_alias_that_moved_while_the_clock_went_back_is_told(store, monkeypatch):
+    run = store.runs.create(project="digits", name="prepare")
+    version = log_text(store, run.id, "digits", "a")
+    store.runs.finish(run.id, "finished", wandb_state="disabled", journal_rows=0)
+    shelf = Shelf(store, FakeServer(store, [version.row_id]))
+    shelf.log.remember_run(run.id, place_of(store), COMPLETE, 0)
+    replay_aliases(shelf, "digits", "digits", "dataset")
+    assert news_of_aliases(shelf) == [] and upload_status(store)[0].aliases_waiting == ()
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    store.artifacts.alias(version.reference, "best")
+    assert news_of_aliases(shelf) == [("digits", "digits", "dataset")] and upload_status(store)[0].aliases_waiting == ("digits",)
+    replay_aliases(shelf, "digits", "digits", "dataset")
+    assert shelf.client.moved == [("v0", ["best"], [])] and news_of_aliases(shelf) == []
+
+
+def test_a_version_that_came_later_is_told_of_earlier_moves(store):
+    run = store.runs.create(project="digits", name="prepare")
+    first, second = (log_text(store, run.id, "digits", text) for text in "ab")
+    store.artifacts.alias(second.reference, "best")
+    replay_aliases(Shelf(store, FakeServer(store, [first.row_id])), "digits", "digits", "dataset")
+    shelf = Shelf(store, FakeServer(store, [first.row_id, second.row_id]))
+    assert news_of_aliases(shelf) == []
+    shelf.remember(second.row_id, "digits", shelf.find(second.row_id, "digits"))
+    assert news_of_aliases(shelf) == [("digits", "digits", "dataset")]
+
+
+def test_a_link_whose_version_was_cleared_away_keeps_nothing_else_back(store, monkeypatch):
+    run, after = (store.runs.create(project="digits", name=name) for name in ("first", "after"))
+    gone, kept = (log_text(store, run.id, name, name) for name in ("gone", "kept"))
+    for each in (gone, kept):
+        remember_link(store.runs.folder(run.id), each.reference, f"models/{each.name}")
+    remember_link(store.runs.folder(after.id), kept.reference, "models/after")
+    with store.catalog.write() as connection:
+        of_it = tables.artifacts.c.id == gone.row_id
+        connection.execute(tables.edges.delete().where(tables.edges.c.artifact_id == gone.row_id))
+        connection.execute(tables.artifacts.update().where(of_it).values(removed_at=time.time()))
+    for each in (run, after):
+        store.runs.finish(each.id, "finished", wandb_state="disabled", journal_rows=0)
+    server = FakeServer(store, [kept.row_id])
+    monkeypatch.setattr(store_sync, "connect", lambda workspace: server)
+    result = store_sync.sync(store)
+    assert sorted(server.linked) == [("v0", "models/after"), ("v0", "models/kept")]
+    assert result.waiting == {} and "gone:v0 was removed" in result.impossible[run.id][0] and list(result.impossible) == [run.id]
+    found = {each.name: (each.upload, each.edges_waiting) for each in upload_status(store)}
+    assert found == {"first": (UPLOADED, 1), "after": (COMPLETE, 0)}

@@ -130,10 +130,10 @@ def test_nothing_of_the_server_is_open_in_a_kernel():
 
 def test_interrupt_and_restart():
     with Kernel() as kernel:
-        kernel.client.execute("import time\nfor _ in range(600): time.sleep(0.1)")
-        time.sleep(0.5)
+        kernel.client.execute("import time\nprint('begun')\nfor _ in range(600): time.sleep(0.1)")
+        wait_until(lambda: kernel.client.get_iopub_msg(timeout=60)["msg_type"] == "stream")
         kernel.manager.interrupt_kernel()
-        reply = kernel.client.get_shell_msg(timeout=20)
+        reply = kernel.client.get_shell_msg(timeout=60)
         assert reply["content"]["ename"] == "KeyboardInterrupt"
         kernel.run("x = 1")
         before = kernel.process.pid

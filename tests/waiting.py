@@ -3,7 +3,7 @@ import time
 from pathlib import Path
 
 
-def wait_until(condition, timeout_s=10):
+def wait_until(condition, timeout_s=60):
     "Waits until the condition gives something true, and returns it"
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):

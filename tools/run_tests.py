@@ -12,6 +12,7 @@ from tree import ROOT, changes, tree_digests
 SCRIPTS = Path(sys.prefix) / "bin"
 PYTEST = "Tests (pytest)"
 WORKERS = min(4, os.cpu_count() or 1)
+TEST_WORKERS = WORKERS + 1  # tests also wait for processes that they have started
 
 
 def steps(
@@ -26,7 +27,7 @@ def steps(
         ("Style (ruff)", [SCRIPTS / "ruff", "check", "mlops_nb", "tests", "benchmarks", "tools"]),
         ("Floors (import-linter)", [SCRIPTS / "lint-imports"]),
         ("Notebooks (nbdev-test)", [SCRIPTS / "nbdev-test", *notebooks]),
-        (PYTEST, [SCRIPTS / "pytest", "-n", str(WORKERS), "--dist", "loadfile", "--no-loadscope-reorder", f"--junitxml={report}",
+        (PYTEST, [SCRIPTS / "pytest", "-n", str(TEST_WORKERS), "--dist", "loadfile", "--no-loadscope-reorder", f"--junitxml={report}",
                   "--durations=20", "--durations-min=5"]),
     ]
 

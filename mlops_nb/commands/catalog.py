@@ -63,6 +63,6 @@ def copy(url, as_json):
     counts = copy_catalog(store.catalog, Catalog(url), store.workspace.store_dir)
     if as_json: return print_json({"catalog": shown_url(url), "rows": counts})
     line, secret = line_for_settings(url)
-    click.echo(f"Copied {sum(counts.values()):,} rows, {counts['runs']:,} of them runs.\n"
+    click.echo(f"Copied {sum(counts.values()):,} rows of the catalog, {counts['runs']:,} of them runs.\n"
                f"To use the copy, write in {store.workspace.root / 'settings.ini'}, under [workspace]:\n{line}")
     if secret: click.echo("The password is left out, because others read that file: keep it in ~/.pgpass or in PGPASSWORD.")

@@ -76,6 +76,7 @@ def headline(
 # %% ../../nbs/9_interface/97_reproduce.ipynb #344528c6
 def verdict_lines(
     reproduction: "Reproduction",
+    ignored: tuple[str, ...] = (), # metrics that were not to be compared
     most: int = 10, # differences
 ) -> list: # for the console
     "What was compared, and what differs"
@@ -88,7 +89,10 @@ def verdict_lines(
     compared = ", ".join([say_count(counted["metrics"], "metric"), say_count(counted["rows"], "value") + " of rows",
                           say_count(counted["artifacts"], "artifact")])
     lines = [Text(f"Compared: {compared}.")]
-    if verdict.left_out: lines.append(Text(f"Not compared, as times: {', '.join(verdict.left_out)}."))
+    asked = [each for each in verdict.left_out if each in ignored]
+    named = [each for each in verdict.left_out if each not in ignored]
+    if named: lines.append(Text(f"Not compared, times or rates by their names: {', '.join(named)}."))
+    if asked: lines.append(Text(f"Not compared, with --ignore: {', '.join(asked)}."))
     if verdict.differences: lines.append(_differences_table(verdict.differences[:most]))
     more = len(verdict.differences) - most
     if more > 0: lines.append(Text(f"… and {more} more; all of them with --json", style="dim"))
@@ -152,7 +156,7 @@ def find_all(
 @click.argument("runs", nargs=-1, metavar="[RUN or GROUP]...")
 @click.option("--all", "every", is_flag=True, help="All finished runs of the workspace, the oldest first.")
 @click.option("--tolerance", type=click.FloatRange(0, 1), default=0.0, metavar="RELATIVE", help="What numbers may differ by, such as 1e-6.")
-@click.option("--ignore", "ignored", multiple=True, metavar="METRIC", help="Do not compare this metric. Times are never compared.")
+@click.option("--ignore", "ignored", multiple=True, metavar="METRIC", help="Do not compare this metric either.")
 @click.option("--strict", is_flag=True, help="Refuse where code or packages are not as they were.")
 @click.option("--discard", is_flag=True, help="Delete repetitions that are identical.")
 @click.option("--log-output/--no-log-output", help="Print what the cells print.")
@@ -163,6 +167,10 @@ def reproduce(ctx, runs, every, tolerance, ignored, strict, discard, log_output,
 
     Notebook, parameters and inputs are those of the run; what else is not as it was is said before. Exit status: 0 identical or
     within the tolerance, 1 different, 2 where a run cannot be repeated; then nothing runs.
+
+    A metric or key of JSON is left out, and listed, where its whole name says a time or rate of the program, such as fit_s,
+    latency_ms_p95 or images_per_second, and where W&B adds it (_runtime, system/...). All else counts, also rmse_minutes, and all
+    columns of tables.
     """
     from mlops_nb.experiments.reproduce import find_originals
 
@@ -173,16 +181,17 @@ def reproduce(ctx, runs, every, tolerance, ignored, strict, discard, log_output,
     say_conditions(records, conditions)
     options = {"tolerance": tolerance, "ignored": ignored, "discard": discard, "log_output": log_output, "ask": secret_prompt()}
     with quiet_output(as_json), progress(page(error=True)) as shown: done = reproduce_all(store, records, conditions, shown, **options)
-    print_json([each.to_dict() for each in done]) if as_json else tell(done, len(records))
+    print_json([each.to_dict() for each in done]) if as_json else tell(done, len(records), ignored)
     ctx.exit(final_status(done))
 
 # %% ../../nbs/9_interface/97_reproduce.ipynb #405259cc
 def tell(
     done: list, # repetitions
     wanted: int, # how many there should be
+    ignored: tuple[str, ...] = (), # metrics that were not to be compared
 ) -> None:
     "Print what came of repetitions"
-    for each in done: show("", headline(each), *verdict_lines(each))
+    for each in done: show("", headline(each), *verdict_lines(each, ignored))
     counts = {status: sum(bool(each.verdict) and each.verdict.status == status for each in done) for status in VERDICTS}
     said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     stopped = wanted - sum(counts.values())

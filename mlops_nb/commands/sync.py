@@ -45,6 +45,7 @@ def sync_lines(
     if result.live: lines.append(f"Left out, because they still go on: {', '.join(result.live)}.")
     for reference, version in result.renumbered.items(): lines.append(f"{reference} is {version} there.")
     for run_id, waiting in result.waiting.items(): lines.append(f"Edges of {run_id} wait for {', '.join(waiting)}, which is not there.")
+    for run_id, reasons in result.impossible.items(): lines += [f"An edge of {run_id} cannot be told: {each}" for each in reasons]
     return lines
 
 # %% ../../nbs/9_interface/97_sync.ipynb #515621ca
@@ -53,11 +54,12 @@ def status_table(
 ) -> "RenderableType":
     "A line for each run and place"
     from rich.table import Table
+    from mlops_nb.text_files import say_count
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", "name", "status", "rows", "W&B file", "upload", "versions", "waits"): table.add_column(name, overflow="fold")
     for each in found:
-        waits = [f"{each.edges_waiting} edges"] if each.edges_waiting else []
+        waits = [say_count(each.edges_waiting, "edge")] if each.edges_waiting else []
         waits += [f"aliases of {name}" for name in each.aliases_waiting]
         versions = f"{each.versions_there} of {each.versions}" if each.versions else ""
         table.add_row(each.run_id, each.name, each.status, "" if each.rows is None else str(each.rows), each.wandb_file, each.upload,

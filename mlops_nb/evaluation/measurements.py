@@ -37,7 +37,7 @@ def related_runs(
     record: RunRecord,
 ) -> Iterable[RunRecord]: # the nearest first, the run itself included
     "The run, the others of its group, and those downstream and upstream of it"
-    seen = {record.id}
+    seen = {record.id, *_repetitions(store, record)}
     yield record
     for each in store.runs.list(group_id=record.group_id) if record.group_id else ():
         if each.id not in seen: yield each
@@ -53,6 +53,13 @@ def related_runs(
         for run_id in reversed([node.id.removeprefix("run/") for node in nodes if node.kind == "run"]):
             if run_id not in seen: yield store.runs.get(run_id)
             seen.add(run_id)
+
+# %% ../../nbs/4_evaluation/40_measurements.ipynb #89cdac03
+def _repetitions(store, record):
+    "Ids of runs that repeat others, and of runs that these began; those of the run itself are left out."
+    runs = tables.runs.c
+    others = tables.is_repetition() & (runs.id != record.id) & (runs.parent_id.is_(None) | (runs.parent_id != record.id))
+    with store.catalog.read() as connection: return connection.execute(sa.select(runs.id).where(others)).scalars().all()
 
 # %% ../../nbs/4_evaluation/40_measurements.ipynb #67f2db59
 def find_measurement(
@@ -128,13 +135,14 @@ def find_group(
     store: Store,
     reference: str, # the id of a group, or `latest`
 ) -> str | None: # None where a run is meant
-    "The group that a reference means; `latest` is a group where nothing ran after it"
+    "The group that a reference means; `latest` is a group where nothing ran after it but repetitions"
     members, every = tables.group_runs.c, tables.runs.c
     with store.catalog.read() as connection:
         if reference != "latest": return connection.execute(sa.select(tables.groups.c.id).where(tables.groups.c.id == reference)).scalar()
         newest = connection.execute(sa.select(members.group_id, members.added_at).order_by(members.added_at.desc()).limit(1)).first()
         if newest is None: return None
-        later = sa.select(every.id).where((every.created_at > newest.added_at) & ~tables.in_group(every.id, newest.group_id)).limit(1)
+        others = ~tables.in_group(every.id, newest.group_id) & ~tables.is_repetition()
+        later = sa.select(every.id).where((every.created_at > newest.added_at) & others).limit(1)
         return None if connection.execute(later).first() else newest.group_id
 
 # %% ../../nbs/4_evaluation/40_measurements.ipynb #32c9d5bd

@@ -42,6 +42,8 @@ def find_resumable(
     said = f"run {last.id}" if last.id == asked.id else f"attempt {last.attempt} of run {asked.id}, which is run {last.id},"
     if last.request is None: raise StoreError(f"{said} {_why_not(last)}")
     if last.status in LIVE: raise StoreError(f"{said} is {last.status}: wait for its end, or stop it")
+    if last.reproduces: raise StoreError(f"{said} repeats run {last.reproduces}, and a repetition begins at the beginning; "
+                                         f"begin another one: mlops-nb reproduce {last.id}")
     if last.status not in RESUMABLE:
         raise StoreError(f"{said} is {last.status}; what can be resumed is {', '.join(RESUMABLE)}. "
                          f"To run it anew: mlops-nb run {last.notebook}")

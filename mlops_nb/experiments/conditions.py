@@ -34,9 +34,9 @@ def why_not(
     if record.request is None:
         return f"was not started by `mlops-nb run`, so it is not known what it was asked for; run it anew: mlops-nb run {record.notebook}"
     if record.status in LIVE: return f"is {record.status}: wait for its end"
-    if record.status not in ("finished", "failed"):
-        return f"was {record.status}, so there is no end to compare with; go on with it: mlops-nb resume {record.id}"
-    return None
+    if record.status in ("finished", "failed"): return None
+    todo = f"run it anew: mlops-nb run {record.notebook}" if record.reproduces else f"go on with it: mlops-nb resume {record.id}"
+    return f"was {record.status}, so there is no end to compare with; {todo}"
 
 # %% ../../nbs/5_experiments/57_conditions.ipynb #5b4bd441
 def inputs_of(
@@ -53,7 +53,9 @@ def inputs_of(
 
 # %% ../../nbs/5_experiments/57_conditions.ipynb #09f2a8cb
 def _lacks(store, record):
-    "What is not there any more, or not as it was: the notebook, inputs. One line each."
+    "What is not there any more, or not as it was: the folder, the notebook, inputs. One line each."
+    folder = store.workspace.root / record.request.get("cwd", ".")
+    if not folder.is_dir(): yield f"the folder in which it ran, {folder}, does not exist; create it"
     try: store.blobs.path(record.notebook_blob)
     except MlopsError as error: yield f"its notebook {record.notebook}: {error}"
     for artifact in inputs_of(store, record):

@@ -110,7 +110,7 @@ def reproduce(
     original: RunRecord,
     *,
     tolerance: float = 0.0, # relative; within it, numbers count as reproduced
-    ignored: tuple[str, ...] = (), # metrics that are not to be compared, besides times
+    ignored: tuple[str, ...] = (), # metrics that are not to be compared, besides those for which `is_time` holds
     strict: bool = False, # refuse where code or packages are not as they were
     discard: bool = False, # delete the repetition where it is identical
     conditions: Conditions | None = None, # from `check_conditions`, where that was done already

@@ -24,7 +24,7 @@ from ..store.imports import adopt
 from ..store.online import settle_online, waits_for_sync
 from ..store.refill import refill
 from ..store.system import HardwareSampler
-from ..store.tracking import start_service, wandb_environ
+from ..store.wandb_service import start_service, wandb_environ
 
 # %% ../../nbs/5_experiments/55_runner.ipynb #94ba8a20
 def kernel_environ(
@@ -112,7 +112,6 @@ def _begin(store, path, earlier, repeated, columns):
     values = source | {"name": columns.get("step") or path.stem} | columns
     if earlier:
         values |= {"attempt": earlier.attempt + 1, "resumed_from": earlier.id, "first_attempt": earlier.first_id}
-        values |= {"reproduces": earlier.reproduces}
     return store.runs.create(project=store.workspace.settings.workspace.project, **values)
 
 # %% ../../nbs/5_experiments/55_runner.ipynb #8c85e813

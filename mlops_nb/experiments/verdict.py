@@ -29,7 +29,7 @@ class Verdict:
     "What two runs of one notebook came to"
     differences: tuple[Difference, ...] # of each metric and file the one that decides; in the order in which they came about
     compared: dict[str, int] # endings, rows, metrics, artifacts -> how many were compared
-    left_out: tuple[str, ...] = () # names of metrics that are times or were ignored, and of times in JSON
+    left_out: tuple[str, ...] = () # metrics and keys of JSON for which `is_time` holds, and metrics that were ignored
 
     @property
     def status(self) -> str:
@@ -186,7 +186,7 @@ def compare_results(
     original: RunRecord,
     reproduced: RunRecord, # of the same notebook
     tolerance: float = 0.0, # relative; within it, numbers count as reproduced
-    ignored: tuple[str, ...] = (), # metrics that are not to be compared, besides times
+    ignored: tuple[str, ...] = (), # metrics that are not to be compared, besides those for which `is_time` holds
 ) -> Verdict:
     "Whether two runs came to the same"
     inner = [inner_runs(store, each) for each in (original, reproduced)]

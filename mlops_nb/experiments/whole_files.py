@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 # %% ../../nbs/5_experiments/52_whole_files.ipynb #3618f02a
 from ..settings import StoreError
-from ..store.blobs import storage_error, temporary_file
+from ..store.files import storage_error, temporary_file
 if TYPE_CHECKING: from nbformat import NotebookNode
 
 # %% ../../nbs/5_experiments/52_whole_files.ipynb #26032cb7

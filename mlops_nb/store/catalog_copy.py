@@ -19,7 +19,7 @@ import sqlalchemy as sa
 
 # %% ../../nbs/1_store/13_catalog_copy.ipynb #9101141e
 from ..settings import StoreError
-from .blobs import storage_error, temporary_file
+from .files import storage_error, temporary_file
 from .catalog import Catalog
 from .connections import shown_url
 from .record import LIVE

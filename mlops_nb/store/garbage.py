@@ -20,7 +20,8 @@ import sqlalchemy as sa
 # %% ../../nbs/1_store/18_garbage.ipynb #d404869f
 from ..settings import StoreError
 from . import tables
-from .blobs import Blob, blob_path, storage_error
+from .blobs import Blob, blob_path
+from .files import storage_error
 from .catalog_copy import check_owner
 from .door import Store
 from .needed import Listings, needed_blobs, unneeded_versions

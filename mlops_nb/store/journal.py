@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 # %% ../../nbs/1_store/11_journal.ipynb #39c30dc2
-from .blobs import storage_error
+from .files import storage_error
 
 # %% ../../nbs/1_store/11_journal.ipynb #2481bbf3
 logger = logging.getLogger("mlops_nb")

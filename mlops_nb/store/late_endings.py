@@ -11,8 +11,8 @@ import os
 from pathlib import Path
 
 # %% ../../nbs/1_store/14_late_endings.ipynb #b8bad8d2
-from .blobs import temporary_file
 from .connections import decode, encode
+from .files import temporary_file
 
 # %% ../../nbs/1_store/14_late_endings.ipynb #e63b346e
 log = logging.getLogger(__name__)

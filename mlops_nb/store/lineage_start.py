@@ -8,6 +8,7 @@ __all__ = ['Place', 'RUN_EDGES', 'Start', 'find_start']
 # %% ../../nbs/1_store/17_lineage_start.ipynb #3fd47d46
 import re
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 # %% ../../nbs/1_store/17_lineage_start.ipynb #80cbf05b
@@ -32,19 +33,29 @@ class Start:
     has_links: bool = True # whether the table `links` holds anything
 
 # %% ../../nbs/1_store/17_lineage_start.ipynb #c8db0847
-def _named(reference):
-    "The query for the artifact, run or node with exactly this name."
+def _choice(kind, key, *conditions):
+    "One thing that a name can mean."
+    return sa.select(sa.literal_column(f"'{kind}'").label("kind"), sa.cast(key, sa.Text).label("key")).where(*conditions)
+
+# %% ../../nbs/1_store/17_lineage_start.ipynb #7ff14a4b
+@cache
+def _named(by_number):
+    "The query for the artifact, run or node with exactly this name; `by_number`: the version of the artifact is given, else an alias."
+    versions, aliases, nodes, given = tables.artifacts.c, tables.aliases.c, tables.nodes.c, sa.bindparam
+    artifact = (_choice("artifact", versions.id, versions.name == given("name"), versions.version == given("version")) if by_number
+                else _choice("artifact", aliases.artifact_id, aliases.name == given("name"), aliases.alias == given("alias")))
+    run = _choice("run", tables.runs.c.id, tables.runs.c.id == given("run"))
+    node = _choice("node", nodes.id, (nodes.id == given("whole")) | ((nodes.id == given("node")) & (nodes.kind == given("kind"))))
+    return sa.union_all(artifact, run, node, _choice("links", sa.literal_column("1"), sa.exists(sa.select(tables.links.c.relation))))
+
+# %% ../../nbs/1_store/17_lineage_start.ipynb #3e9fa83e
+def _look_up(connection, reference):
+    "Kind and key of all that has exactly this name."
     name, alias = split_reference(reference.rpartition("/")[2])
-    versions, aliases, text = tables.artifacts.c, tables.aliases.c, sa.String
-    kind, _, id = reference.partition("/")
-    number = int(alias[1:]) if re.fullmatch(r"v\d{1,9}", alias) else None
-    def choice(kind, key, condition): return sa.select(sa.literal(kind).label("kind"), sa.cast(key, text).label("key")).where(condition)
-    artifact = (choice("artifact", aliases.artifact_id, (aliases.name == name) & (aliases.alias == alias)) if number is None
-                else choice("artifact", versions.id, (versions.name == name) & (versions.version == number)))
-    run = choice("run", tables.runs.c.id, tables.runs.c.id == reference.removeprefix("run/"))
-    nodes = tables.nodes.c
-    node = choice("node", nodes.id, (nodes.id == reference) | ((nodes.id == id) & (nodes.kind == kind)))
-    return sa.union_all(artifact, run, node, choice("links", sa.literal(1), sa.exists(sa.select(tables.links.c.relation))))
+    kind, _, node = reference.partition("/")
+    version = {"version": int(alias[1:])} if re.fullmatch(r"v\d{1,9}", alias) else {"alias": alias}
+    given = {"name": name, "run": reference.removeprefix("run/"), "whole": reference, "node": node, "kind": kind, **version}
+    return connection.execute(_named("version" in version), given).all()
 
 # %% ../../nbs/1_store/17_lineage_start.ipynb #133c17ab
 def _by_digest(connection, reference):
@@ -62,7 +73,7 @@ def find_start(
     "Where the lineage of a thing starts. Raises `NotFoundError` with the nearest names, `ArtifactError` for half a digest"
     if reference.startswith("sha256:"): return _by_digest(connection, reference)
     found = {}
-    for kind, key in connection.execute(_named(reference)): found.setdefault(kind, int(key) if kind == "artifact" else key)
+    for kind, key in _look_up(connection, reference): found.setdefault(kind, int(key) if kind == "artifact" else key)
     linked, order = "links" in found, ("run", "artifact", "node") if reference.startswith("run/") else ("artifact", "run", "node")
     place = next(((kind, found[kind]) for kind in order if kind in found), None)
     return Start((place or _searched(connection, reference),), None, linked)

@@ -16,12 +16,12 @@ from pathlib import Path
 # %% ../../nbs/1_store/18_online.ipynb #fe8f2e0c
 from ..settings import ArtifactError, MlopsError, NotFoundError, TrackingError
 from .artifacts import Artifact, ArtifactFile, check_entry
-from .blobs import open_file
+from .files import open_file
 from .door import Store
 from .references import describe_file, describe_url, is_url, open_url, to_path, to_uri
 from .snapshot import file_digest
 from .wandb_artifacts import make_artifact
-from .uploads import Place, UploadLog
+from .uploads import Place, UploadLog, last_moves
 from .wandb_client import RemoteVersion, connect
 
 # %% ../../nbs/1_store/18_online.ipynb #a08a7f7f
@@ -77,7 +77,8 @@ def fetch_artifact(
     if known := _known(store, remote): used = store.artifacts.use_version(run_id, known, reference)
     else: used = _download(store, client, remote, run_id, reference)
     entity, project = path.split("/")[:2]
-    UploadLog(store.catalog).remember_version(used.row_id, Place(client.server, entity, project), remote.version, remote.id)
+    known = last_moves(store.catalog, used.name).get(used.name, 0) # it is fetched as it stands: only later moves are news there
+    UploadLog(store.catalog).remember_version(used.row_id, Place(client.server, entity, project), remote.version, remote.id, known)
     return used
 
 # %% ../../nbs/1_store/18_online.ipynb #ac753cf3

@@ -18,7 +18,8 @@ from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlsplit
 # %% ../../nbs/1_store/16_references.ipynb #1975f15f
 from ..settings import ArtifactError, NotFoundError
 from .artifacts import ArtifactFile, list_files
-from .blobs import copy_and_hash, file_mark, open_file, temporary_file
+from .blobs import copy_and_hash
+from .files import file_mark, open_file, temporary_file
 
 # %% ../../nbs/1_store/16_references.ipynb #68a99ab8
 _SECRET = re.compile(r"signature|token|secret|passw|pwd|credential|api_?key|access_?key|(^|[-_.])(key|key-?id|sig|auth)$", re.IGNORECASE)

@@ -13,11 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 # %% ../../nbs/1_store/18_replay.ipynb #3ef6c7bc
+import sqlalchemy as sa
+
+# %% ../../nbs/1_store/18_replay.ipynb #d3262f94
+from . import tables
 from .door import Store
 from .journal import Journal, read_journal
 from .record import RunRecord
+from .resolution import removed_error
 from .upload_order import Shelf
-from .uploads import aliases_ever, edges_of_runs, moved_since, told_artifacts
+from .uploads import Edge, aliases_ever, last_moves, told_artifacts
 from .wandb_client import RemoteRun
 
 # %% ../../nbs/1_store/18_replay.ipynb #53520f27
@@ -48,41 +53,59 @@ def links_of(
 class Replayed:
     "What a server was told of one run"
     told: int # edges and links
-    waiting: tuple[str, ...] # references of versions that the server does not have
+    waiting: tuple[str, ...] # references of versions that the server does not have yet
+    impossible: tuple[str, ...] = () # why other versions never come there
 
 # %% ../../nbs/1_store/18_replay.ipynb #463d4663
+def _replayed(shelf, told, missing, unknown=()):
+    "What came of it: of versions that are missing, those whose files were removed never come, nor what the catalog does not have."
+    artifacts = [shelf.artifact(row_id) for row_id in dict.fromkeys(missing)]
+    gone = [str(removed_error(each.reference, each.removed_at)) for each in artifacts if each.removed_at is not None]
+    gone += [f"{reference} is not in the catalog" for reference in unknown]
+    return Replayed(told, tuple(each.reference for each in artifacts if each.removed_at is None), tuple(gone))
+
+# %% ../../nbs/1_store/18_replay.ipynb #cabd28dc
 def replay_edges(
     shelf: Shelf,
     record: RunRecord, # that the server has
     run: RemoteRun, # the same run there
+    edges: list[Edge], # of the run
 ) -> Replayed:
     "Tell a server what a run used, and what it logged again"
-    client, told, waiting = shelf.client, 0, []
+    client, told, missing = shelf.client, 0, []
     there = {"used": {each.id for each in run.used()}, "logged": {each.id for each in run.logged()}}
     say = {"used": client.use, "logged": client.log}
-    for edge in edges_of_runs(shelf.store.catalog, [record.id]):
+    for edge in edges:
         version = shelf.find_anywhere(edge.artifact_id, record.project)
-        if version is None: waiting.append(shelf.artifact(edge.artifact_id).reference)
+        if version is None: missing.append(edge.artifact_id)
         elif version.id not in there[edge.relation]:
             say[edge.relation](run, version)
             told += 1
-    return Replayed(told, tuple(dict.fromkeys(waiting)))
+    return _replayed(shelf, told, missing)
 
-# %% ../../nbs/1_store/18_replay.ipynb #cabd28dc
+# %% ../../nbs/1_store/18_replay.ipynb #bf858273
+def _row_of(shelf, reference):
+    "The row of name:v3, also where its files were removed; None where the catalog has no such version."
+    name, _, number = reference.rpartition(":v")
+    table = tables.artifacts.c
+    query = sa.select(table.id).where(table.name == name, table.version == int(number))
+    with shelf.store.catalog.read() as connection: return connection.execute(query).scalar()
+
+# %% ../../nbs/1_store/18_replay.ipynb #0b1032c5
 def replay_links(
     shelf: Shelf,
     record: RunRecord, # that the server has
 ) -> Replayed:
     "Tell a server where versions are to be shown as well"
-    told, waiting = 0, []
+    told, missing, unknown = 0, [], []
     for link in links_of(shelf.store.runs.folder(record.id)):
-        artifact = shelf.store.artifacts.use(None, link["artifact"])
-        version = shelf.find_anywhere(artifact.row_id, record.project)
-        if version is None: waiting.append(link["artifact"])
-        else:
+        row_id = _row_of(shelf, link["artifact"])
+        if row_id is None: unknown.append(link["artifact"])
+        elif version := shelf.find_anywhere(row_id, record.project):
             shelf.client.link(version, link["target"], link["aliases"])
             told += 1
-    return Replayed(told, tuple(waiting))
+        else: missing.append(row_id)
+    return _replayed(shelf, told, missing, unknown)
 
 # %% ../../nbs/1_store/18_replay.ipynb #9a2990e4
 def wanted_aliases(
@@ -100,9 +123,10 @@ def replay_aliases(
     type: str, # of an artifact
 ) -> int: # versions that changed
     "Move the aliases of an artifact on a server to where they stand in the catalog"
-    wanted, changed, place = wanted_aliases(shelf.store, name), 0, shelf.place(project)
+    moves = last_moves(shelf.store.catalog, name) # before the aliases are read: what moves from here on is news
     rows = [each.row_id for each in shelf.store.artifacts.versions(name)]
-    there = {}
+    shelf.load(rows)
+    wanted, changed, there = wanted_aliases(shelf.store, name), 0, {}
     for row_id in sorted(rows): # two that refer to equal content in two places are one version there
         if version := shelf.find(row_id, project): there.setdefault(version.id, []).append(row_id)
     ours = aliases_ever(shelf.store.catalog, name)
@@ -113,7 +137,8 @@ def replay_aliases(
         if add or gone:
             shelf.client.set_aliases(version, sorted(add), sorted(gone))
             changed += 1
-        for row_id in there.get(version.id, ()): shelf.log.remember_version(row_id, place, version.version, version.id)
+        for row_id in there.get(version.id, ()): shelf.remember(row_id, project, version)
+    shelf.log.remember_moves(name, shelf.place(project), moves.get(name, 0))
     return changed
 
 # %% ../../nbs/1_store/18_replay.ipynb #5733ca88
@@ -121,8 +146,6 @@ def news_of_aliases(
     shelf: Shelf,
 ) -> list[tuple[str, str, str]]: # project, name, type
     "Artifacts on this server whose aliases have moved since it was told"
-    news = set()
+    moves = last_moves(shelf.store.catalog)
     told = told_artifacts(shelf.store.catalog, shelf.client.server, shelf.client.entity)
-    for (project, name, type), when in told.items():
-        if moved_since(shelf.store.catalog, {name: when}): news.add((project, name, type))
-    return sorted(news)
+    return sorted(key for key, move in told.items() if moves.get(key[1], 0) > move)

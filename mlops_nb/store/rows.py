@@ -8,6 +8,8 @@ __all__ = ['WHOLE', 'BRIEF', 'MEANT', 'read_records', 'records_of', 'find_record
 # %% ../../nbs/1_store/15_rows.ipynb #1f1450c4
 import os
 from collections.abc import Sequence
+from dataclasses import MISSING, fields
+from functools import cache
 from pathlib import Path
 
 # %% ../../nbs/1_store/15_rows.ipynb #75457b02
@@ -18,19 +20,45 @@ from ..settings import NotFoundError, StoreError
 from . import tables
 from .catalog import Catalog, next_moment, storable
 from .folders import make_run_folder
+from .many import as_list, as_text, decode_all, one_of
 from .record import RunRecord
 from .values import write_values
 
 # %% ../../nbs/1_store/15_rows.ipynb #4f06d021
-def _to_record(row, run_tags, base):
-    "The `RunRecord` of a row; paths in the catalog are relative to `base`, so that a workspace can be moved."
-    values = row._asdict()
-    if values["wandb_path"]: values["wandb_path"] = os.path.normpath(base / values["wandb_path"])
-    return RunRecord(**values, tags=tuple(sorted(run_tags))) # databases do not agree on an order of letters
+_JSON = {column.name for column in tables.runs.c if isinstance(column.type, sa.JSON)}
+WHOLE = tuple(as_text(column) if column.name in _JSON else column for column in tables.runs.c)
+BRIEF = tuple(column for column in WHOLE if column.name not in ("host_info", "hardware", "request"))
+
+# %% ../../nbs/1_store/15_rows.ipynb #1b60cf7f
+_DEFAULTS = {field.name: field.default for field in fields(RunRecord) if field.default is not MISSING}
+
+def _record(names, values):
+    "The `RunRecord` with these fields; the same as to call it with them."
+    record = object.__new__(RunRecord)
+    vars(record).update(_DEFAULTS)
+    vars(record).update(zip(names, values, strict=True))
+    return record
+
+# %% ../../nbs/1_store/15_rows.ipynb #492ba9a5
+def _records(names, rows, tags_of, base):
+    "The `RunRecord` of each row; paths in the catalog are relative to `base`, so that a workspace can be moved."
+    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
+    for each in _JSON & columns.keys(): columns[each] = decode_all(columns[each])
+    columns["wandb_path"] = [each and os.path.normpath(base / each) for each in columns["wandb_path"]]
+    columns["tags"] = [tuple(sorted(tags_of.get(each, ()))) for each in columns["id"]] # databases do not agree on an order of letters
+    return [_record(columns, values) for values in zip(*columns.values(), strict=True)]
 
 # %% ../../nbs/1_store/15_rows.ipynb #db8cd3ed
-WHOLE = tuple(tables.runs.c)
-BRIEF = tuple(column for column in tables.runs.c if column.name not in ("host_info", "hardware", "request"))
+@cache
+def _tags(dialect): return sa.select(tables.tags.c.run_id, tables.tags.c.tag).where(one_of(tables.tags.c.run_id, "ids", dialect))
+
+def _with_tags(connection, result, base):
+    "The records of a result."
+    names, rows, tags_of, dialect = tuple(result.keys()), result.all(), {}, connection.dialect.name
+    if not rows: return []
+    ids = as_list([row.id for row in rows], dialect)
+    for run_id, tag in connection.execute(_tags(dialect), {"ids": ids}).all(): tags_of.setdefault(run_id, []).append(tag)
+    return _records(names, rows, tags_of, base)
 
 # %% ../../nbs/1_store/15_rows.ipynb #bcb176ea
 def read_records(
@@ -39,25 +67,23 @@ def read_records(
     base: Path, # what paths are relative to
 ) -> list[RunRecord]: # in the query's order, each with its tags
     "The records of a query"
-    if not (rows := connection.execute(query).all()): return []
-    tags_of = {}
-    chosen = sa.select(tables.tags).where(tables.tags.c.run_id.in_([row.id for row in rows])) if len(rows) < 500 else sa.select(tables.tags)
-    for run_id, tag in connection.execute(chosen.order_by(tables.tags.c.tag)):
-        tags_of.setdefault(run_id, []).append(tag)
-    return [_to_record(row, tags_of.get(row.id, ()), base) for row in rows]
+    return _with_tags(connection, connection.execute(query.with_only_columns(*WHOLE)), base)
 
 # %% ../../nbs/1_store/15_rows.ipynb #0d4e0e95
+@cache
+def _chosen(columns, dialect): return sa.select(*columns).where(one_of(tables.runs.c.id, "ids", dialect))
+
 def records_of(
     connection: sa.Connection, # to the catalog
     run_ids: Sequence[str],
     base: Path, # what paths are relative to
-    columns: Sequence[sa.Column] = WHOLE, # or `BRIEF`
+    columns: tuple[sa.ColumnElement, ...] = WHOLE, # or `BRIEF`
 ) -> list[RunRecord]: # in the order of the ids
     "The records of runs, each with its tags"
-    found = {}
-    for start in range(0, len(run_ids), 5_000):
-        query = sa.select(*columns).where(tables.runs.c.id.in_(run_ids[start:start + 5_000]))
-        found |= {record.id: record for record in read_records(connection, query, base)}
+    if not run_ids: return []
+    dialect = connection.dialect.name
+    result = connection.execute(_chosen(columns, dialect), {"ids": as_list(run_ids, dialect)})
+    found = {record.id: record for record in _with_tags(connection, result, base)}
     return [found[run_id] for run_id in run_ids if run_id in found]
 
 # %% ../../nbs/1_store/15_rows.ipynb #bfda4361
@@ -65,16 +91,19 @@ MEANT = 20 # runs that are named where a beginning fits several
 
 # %% ../../nbs/1_store/15_rows.ipynb #d2057834
 def _matching(reference):
-    "The query for what a person may call a run, besides an id: names, then beginnings of ids; the newest first."
-    newest = sa.select(tables.runs).order_by(tables.runs.c.created_at.desc())
-    if reference == "latest": return newest.limit(1)
-    named = (tables.runs.c.id.startswith(reference, autoescape=True)) | (tables.runs.c.name == reference)
-    return newest.where(named).order_by(None).order_by(tables.runs.c.name != reference, tables.runs.c.created_at.desc()).limit(MEANT)
+    "The query for what a person may call a run, besides an id: names, then beginnings of ids; repetitions last, the newest first."
+    runs, repeats = tables.runs.c, tables.is_repetition()
+    if reference == "latest":
+        newest = sa.select(runs.id).order_by(runs.created_at.desc()).limit(1)
+        found = sa.func.coalesce(newest.where(~repeats).scalar_subquery(), newest.scalar_subquery())
+        return sa.select(tables.runs).where(runs.id == found)
+    named = (runs.id.startswith(reference, autoescape=True)) | (runs.name == reference)
+    return sa.select(tables.runs).where(named).order_by(runs.name != reference, repeats, runs.created_at.desc()).limit(MEANT)
 
 # %% ../../nbs/1_store/15_rows.ipynb #0248fc57
 def find_record(
     connection: sa.Connection, # to the catalog
-    reference: str, # an id, a name (its newest run), `latest`, or the beginning of an id
+    reference: str, # an id, a name (its newest run), `latest`, or the beginning of an id; repetitions are meant by their ids
     base: Path, # what paths are relative to
 ) -> RunRecord:
     "One run. Raises `NotFoundError` with the nearest ids and names, and where a beginning fits several"

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 # %% ../../nbs/1_store/15_runs.ipynb #5958db80
 from ..settings import StoreError, StoreFullError
 from . import tables
-from .blobs import storage_error
+from .files import storage_error
 from .folders import is_inside, own_files
 from .record import LIVE, RunRecord
 from .filters import AllOf, Comparison, Field, Value, read_field, read_filter
@@ -73,7 +73,7 @@ class RunStore(RunWriter):
             return records_of(connection, found, self.root.parent, BRIEF if brief else WHOLE)
         return settled(self, ask)
 
-    def get(self, reference: str) -> RunRecord: # an id, a name (its newest run), `latest`, or the beginning of an id
+    def get(self, reference: str) -> RunRecord: # an id, a name or `latest` (the newest run that repeats no other), the beginning of an id
         "One run. Raises `NotFoundError` with the nearest ids and names"
         return settled(self, lambda connection: find_record(connection, reference, self.root.parent))
 
@@ -147,7 +147,7 @@ def _end(store, record):
     if left and settled: forget_ending(folder)
 
 # %% ../../nbs/1_store/15_runs.ipynb #b1b313b8
-ANY_LIVE = sa.select(tables.runs.c.id).where(tables.runs.c.status.in_(LIVE)).limit(1)
+ANY_LIVE = sa.select(tables.runs.c.status).where(tables.runs.c.status.in_(LIVE)).limit(1)
 
 # %% ../../nbs/1_store/15_runs.ipynb #7c7262e0
 def settled(

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 # %% ../../nbs/1_store/12_schema_versions.ipynb #13bdf17a
 from ..settings import CatalogVersionError, StoreError
-from .blobs import temporary_file
+from .files import temporary_file
 from .connections import shown_url
 from .tables import metadata
 

@@ -149,14 +149,14 @@ def rarest(
     connection: sa.Connection,
     conditions: Conditions,
     part, # of a filter, or None
-) -> sa.Select | None: # their ids; None where every condition fits many runs
-    "The few runs among which all that fit must be"
+) -> Comparison | None: # None where every condition fits many runs
+    "The part that fits few runs, among which all that fit must be"
     if conditions.dialect != "sqlite": return None
     first = {"tags": 0, "params": 1, "metrics": 2, "attributes": 3}
     for each in sorted((each for each in together(part) if isinstance(each, Comparison)), key=lambda each: first[each.field.source]):
         if (ids := ids_of(conditions, each)) is None: continue
         some = ids.limit(FEW + 1).subquery()
-        if connection.execute(sa.select(sa.func.count()).select_from(some)).scalar() <= FEW: return ids
+        if connection.execute(sa.select(sa.func.count()).select_from(some)).scalar() <= FEW: return each
     return None
 
 # %% ../../nbs/1_store/15_search.ipynb #76d9873d
@@ -200,7 +200,8 @@ def search(
     check_names(connection, part, sort)
     conditions = Conditions(connection.dialect.name, time.time() if now is None else now, sort.name if sort.source == "attributes" else "")
     few, runs = rarest(connection, conditions, part), tables.runs
-    if few is not None: also = [*also, runs.c.id.in_(few)]
+    if few is not None: # it is asked once, and no more of each run
+        also, part = [*also, runs.c.id.in_(ids_of(conditions, few))], AllOf(tuple(each for each in together(part) if each is not few))
     if sort.source in ("metrics", "params"): return _by_value(connection, conditions, part, sort, ascending, limit, also, few is not None)
     collation = "C" if sort.kind == "text" and conditions.dialect == "postgresql" else None
     order = in_order(attribute(runs, sort.name, conditions.now), ascending, sort.name not in NEVER_EMPTY, collation)

@@ -72,15 +72,16 @@ def _pack(shelf, cargo, spot, whole):
 # %% ../../nbs/1_store/18_sending.ipynb #6064534f
 def _check_arrival(shelf, cargo, whole, printed):
     "Remember what arrived; say what did not."
-    place, missing = shelf.place(cargo.project), []
+    asked, missing = set(), []
     for each in cargo.versions:
-        found = shelf.find(each.row_id, cargo.project, fresh=True)
-        if found: shelf.log.remember_version(each.row_id, place, found.version, found.id)
+        found = shelf.find(each.row_id, cargo.project, fresh=each.name not in asked)
+        asked.add(each.name)
+        if found: shelf.remember(each.row_id, cargo.project, found)
         else: missing.append(each.reference)
     if whole and not is_there(shelf, cargo.record): missing.append("its rows")
     if missing:
         said = " ".join(line.strip() for line in printed.splitlines() if "rror" in line or "ailed" in line)[:300]
-        raise TrackingError(f"W&B at {place.server} has not taken all of run {cargo.record.id}: {', '.join(missing)} "
+        raise TrackingError(f"W&B at {shelf.client.server} has not taken all of run {cargo.record.id}: {', '.join(missing)} "
                             f"{f'({said}) ' if said else ''}did not arrive. Nothing is lost: start again with mlops-nb sync")
     if whole: _remember_arrival(shelf, cargo.record)
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 # %% ../../nbs/1_store/14_snapshot.ipynb #ffe147e2
 from ..settings import NotFoundError, StoreError
-from .blobs import copy_and_hash, open_file
+from .blobs import copy_and_hash
+from .files import open_file
 
 # %% ../../nbs/1_store/14_snapshot.ipynb #5cbc0e75
 logger = logging.getLogger("mlops_nb")

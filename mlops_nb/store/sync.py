@@ -36,6 +36,7 @@ class SyncResult:
     aliases_moved: int = 0 # versions whose aliases changed
     renumbered: dict[str, str] = field(default_factory=dict) # name:v3 -> its number on the server
     waiting: dict[str, list[str]] = field(default_factory=dict) # id of a run -> versions that its edges wait for
+    impossible: dict[str, list[str]] = field(default_factory=dict) # id of a run -> why some of its edges never come
 
     def to_dict(self) -> dict:
         "For JSON"
@@ -84,23 +85,40 @@ def _replay(shelf, records, result, report):
     "Tell edges, links and aliases of runs that the server has."
     states, done = upload_states(shelf, records), []
     open_runs = [each for each in records if states.get(each.id) != COMPLETE]
+    edges = _edges(shelf, open_runs)
     for number, record in enumerate(open_runs):
         report(number, len(open_runs), f"telling the edges of {record.name}")
-        told = [replay(shelf, record, *given) for replay, given in
-                ((replay_edges, (shelf.client.run(record.project, record.id),)), (replay_links, ()))]
-        result.edges_told += sum(each.told for each in told)
-        if waiting := [reference for each in told for reference in each.waiting]: result.waiting[record.id] = waiting
-        else: done.append(record)
+        run = shelf.client.run(record.project, record.id)
+        told = replay_edges(shelf, record, run, edges[record.id]), replay_links(shelf, record)
+        if not _note(result, record, told): done.append(record)
+        waiting = [*result.waiting.get(record.id, ()), *result.impossible.get(record.id, ())]
         shelf.log.remember_run(record.id, shelf.place(record.project), UPLOADED, record.journal_rows, waiting=waiting)
-    names = {(record.project, artifact.name, artifact.type) for record in open_runs for artifact in _logged(shelf, record)}
+    names = {(record.project, *_kind(shelf, each)) for record in open_runs for each in edges[record.id] if each.relation == "logged"}
     for project, name, type in sorted(names | set(news_of_aliases(shelf))):
         result.aliases_moved += replay_aliases(shelf, project, name, type)
     for record in done: shelf.log.remember_run(record.id, shelf.place(record.project), COMPLETE, record.journal_rows)
 
 # %% ../../nbs/1_store/18_sync.ipynb #bca7720f
-def _logged(shelf, record):
-    "The versions that a run logged."
-    return [shelf.artifact(each.artifact_id) for each in edges_of_runs(shelf.store.catalog, [record.id]) if each.relation == "logged"]
+def _edges(shelf, records):
+    "The edges of each run, their versions read together."
+    found, drawn = {each.id: [] for each in records}, edges_of_runs(shelf.store.catalog, [each.id for each in records])
+    for each in drawn: found[each.run_id].append(each)
+    shelf.load(each.artifact_id for each in drawn)
+    return found
+
+# %% ../../nbs/1_store/18_sync.ipynb #8baec652
+def _kind(shelf, edge):
+    "Name and type of the artifact of an edge."
+    artifact = shelf.artifact(edge.artifact_id)
+    return artifact.name, artifact.type
+
+# %% ../../nbs/1_store/18_sync.ipynb #efa6c1d9
+def _note(result, record, told):
+    "Write down what was told of a run; whether something is left."
+    result.edges_told += sum(each.told for each in told)
+    for part in ("waiting", "impossible"):
+        if left := list(dict.fromkeys(text for each in told for text in getattr(each, part))): getattr(result, part)[record.id] = left
+    return record.id in result.waiting or record.id in result.impossible
 
 # %% ../../nbs/1_store/18_sync.ipynb #f7104207
 def sync(

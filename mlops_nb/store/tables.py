@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['metadata', 'runs', 'environments', 'tags', 'run_metrics', 'run_parameters', 'groups', 'group_runs', 'artifacts',
            'artifact_files', 'aliases', 'alias_moves', 'edges', 'nodes', 'links', 'catalog_ids', 'ExactJson',
-           'in_group', 'is_attempt_of']
+           'in_group', 'is_attempt_of', 'is_repetition']
 
 # %% ../../nbs/1_store/11_tables.ipynb #afb7688b
 import json
@@ -177,6 +177,7 @@ nodes = sa.Table(
 links = sa.Table(
     "links", metadata,
     *(sa.Column(name, sa.Text, primary_key=True) for name in ("start_kind", "start_id", "end_kind", "end_id")),  # artifact, run, node
+    # the id of an artifact is its row, as text: lineage does not follow a link with name:v3, which only keeps the files from gc
     sa.Column("relation", sa.Text, primary_key=True),
     sa.Column("created_at", sa.Float, nullable=False), sa.Index("ix_links_end", "end_kind", "end_id"))
 
@@ -198,3 +199,9 @@ def is_attempt_of(
 ) -> sa.ColumnElement: # a condition on the table `runs`
     "Whether a run is an attempt of this one, which counts itself"
     return (runs.c.id == first_id) | (runs.c.first_attempt == first_id)
+
+# %% ../../nbs/1_store/11_tables.ipynb #26893318
+def is_repetition() -> sa.ColumnElement: # a condition on the table `runs`; never NULL, so that it can be negated
+    "Whether a run repeats another one, or was begun by one that does"
+    around = runs.alias()
+    return runs.c.reproduces.is_not(None) | sa.exists().where(around.c.id == runs.c.parent_id, around.c.reproduces.is_not(None))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 # %% ../../nbs/1_store/14_unfinished.ipynb #b8b91ace
 from ..settings import StoreError
-from .blobs import clear_leftovers, temporary_file
+from .files import clear_leftovers, temporary_file
 
 # %% ../../nbs/1_store/14_unfinished.ipynb #46d9e5ca
 log = logging.getLogger(__name__)

@@ -19,6 +19,7 @@ from .replay import wanted_aliases
 from .sync import choose_runs
 from .upload_order import Shelf
 from .uploads import aliases_ever, edges_of_runs
+from .verification import Findings
 from .wandb_client import RemoteRun, connect
 
 # %% ../../nbs/1_store/18_upload_check.ipynb #978d17e9
@@ -108,22 +109,13 @@ def _compare_aliases(shelf, project, type, name):
 
 # %% ../../nbs/1_store/18_upload_check.ipynb #94c04a73
 @dataclass(frozen=True)
-class UploadCheck:
+class UploadCheck(Findings):
     "Whether a server holds what the catalog holds"
     server: str
     entity: str
     runs: int # that were compared
     versions: int # that were compared
     differences: tuple[Difference, ...]
-
-    @property
-    def passed(self) -> bool:
-        "Whether nothing differs"
-        return not self.differences
-
-    def to_dict(self) -> dict:
-        "For JSON"
-        return {**vars(self), "passed": self.passed, "differences": [each.to_dict() for each in self.differences]}
 
 # %% ../../nbs/1_store/18_upload_check.ipynb #3bb90f58
 def verify_upload(

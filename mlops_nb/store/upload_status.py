@@ -13,7 +13,7 @@ from pathlib import Path
 from .door import Store
 from .record import RunRecord
 from .sync import choose_runs, still_writes
-from .uploads import COMPLETE, Edge, Upload, UploadedVersion, UploadLog, edges_of_runs, moved_since
+from .uploads import COMPLETE, Edge, Upload, UploadedVersion, UploadLog, edges_of_runs, last_moves, names_of_versions
 from .wandb_client import server_of
 
 # %% ../../nbs/1_store/18_upload_status.ipynb #eda0e8b4
@@ -65,16 +65,20 @@ def upload_status(
     for each in log.runs(server=server): uploads.setdefault(each.run_id, []).append(each)
     for each in log.versions(server=server): versions.setdefault(each.place, {})[each.artifact_id] = each
     for each in edges_of_runs(store.catalog, [record.id for record in records]): edges.setdefault(each.run_id, []).append(each)
-    return [_whereabouts(store, record, upload, versions.get(upload.place, {}) if upload else {}, edges.get(record.id, []))
+    names = names_of_versions(store.catalog, [each.artifact_id for found in edges.values() for each in found])
+    moves = last_moves(store.catalog)
+    moved = {row_id: (name, moves.get(name, 0)) for row_id, name in names.items()}
+    return [_whereabouts(record, upload, versions.get(upload.place, {}) if upload else {}, edges.get(record.id, []), moved)
             for record in records for upload in uploads.get(record.id, [None])]
 
 # %% ../../nbs/1_store/18_upload_status.ipynb #28d422a1
-def _whereabouts(store: Store, record: RunRecord, upload: Upload | None, there: dict[int, UploadedVersion], edges: list[Edge]):
+def _whereabouts(record: RunRecord, upload: Upload | None, there: dict[int, UploadedVersion], edges: list[Edge],
+                 moved: dict[int, tuple[str, int]]): # row of a version -> name, number of the last move of an alias
     "One line."
     logged = [each.artifact_id for each in edges if each.relation == "logged"]
     state = _upload_state(record, upload)
     waiting = len((upload.details or {}).get("waiting", edges)) if upload and state != COMPLETE else 0 if upload else len(edges)
-    told = {store.artifacts.by_row(each).name: there[each].uploaded_at for each in logged if each in there}
+    news = {moved[each][0] for each in logged if each in there and moved[each][1] > there[each].told_move}
     return RunWhereabouts(
         record.id, record.name, record.status, record.journal_rows, file_state(record), state, str(upload.place) if upload else None,
-        len(logged), sum(each in there for each in logged), waiting, tuple(sorted(moved_since(store.catalog, told))))
+        len(logged), sum(each in there for each in logged), waiting, tuple(sorted(news)))

@@ -31,4 +31,5 @@ uploaded_versions = sa.Table(
     sa.Column("artifact_id", sa.ForeignKey("artifacts.id", ondelete="CASCADE"), primary_key=True),
     sa.Column("version", sa.Text, nullable=False),  # there, such as v3
     sa.Column("wandb_id", sa.Text),
+    sa.Column("told_move", sa.Integer, nullable=False),  # id of the last move of an alias that the server heard of; 0: of none
     sa.Column("uploaded_at", sa.Float, nullable=False), extend_existing=True)

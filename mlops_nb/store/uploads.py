@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STARTED', 'UPLOADED', 'COMPLETE', 'Place', 'Upload', 'UploadedVersion', 'UploadLog', 'told_artifacts',
-           'renumbered_versions', 'Edge', 'edges_of_runs', 'unlogged_versions', 'moved_since', 'aliases_ever']
+           'renumbered_versions', 'Edge', 'edges_of_runs', 'unlogged_versions', 'last_moves', 'names_of_versions',
+           'aliases_ever']
 
 # %% ../../nbs/1_store/18_uploads.ipynb #6204eead
 import time
@@ -51,7 +52,8 @@ class UploadedVersion:
     place: Place
     version: str # its number there, which may be another one than here
     wandb_id: str
-    uploaded_at: float # seconds since 1970, UTC: when its aliases were told last
+    told_move: int # number of the last move of an alias that the server heard of; 0: none
+    uploaded_at: float # seconds since 1970, UTC
 
 # %% ../../nbs/1_store/18_uploads.ipynb #c349fc23
 class UploadLog:
@@ -65,10 +67,12 @@ class UploadLog:
         with self.catalog.read() as connection: rows = [dict(row._mapping) for row in connection.execute(query)]
         return [kind(place=Place(*[row.pop(key) for key in ("server", "entity", "project")]), **row) for row in rows]
 
-    def _write(self, table, keys, **values):
+    def _write(self, table, keys, values, first):
+        "Change a row, or add it with what only a new one gets."
+        values, same = values | {"uploaded_at": time.time()}, [table.c[key] == value for key, value in keys.items()]
         with self.catalog.write() as connection:
-            connection.execute(table.delete().where(*[table.c[key] == value for key, value in keys.items()]))
-            connection.execute(table.insert().values(**keys, **values, uploaded_at=time.time()))
+            if connection.execute(table.update().where(*same).values(values)).rowcount: return
+            connection.execute(table.insert().values(keys | values | first))
 
     def runs(self, **wanted) -> list[Upload]: # wanted: columns such as server="https://..."
         "Runs in their places"
@@ -80,11 +84,20 @@ class UploadLog:
 
     def remember_run(self, run_id: str, place: Place, state: str, journal_rows: int | None, **details) -> None:
         "Remember how far a run came"
-        self._write(uploads, {"run_id": run_id, **vars(place)}, state=state, journal_rows=journal_rows, details=details)
+        self._write(uploads, {"run_id": run_id, **vars(place)}, {"state": state, "journal_rows": journal_rows, "details": details}, {})
 
-    def remember_version(self, artifact_id: int, place: Place, version: str, wandb_id: str) -> None:
-        "Remember a version, its number there, and that its aliases are told"
-        self._write(uploaded_versions, {"artifact_id": artifact_id, **vars(place)}, version=version, wandb_id=wandb_id)
+    def remember_version(self, artifact_id: int, place: Place, version: str, wandb_id: str, told_move: int = 0) -> None:
+        "Remember a version and its number there; told_move counts where the version is new in the place"
+        keys = {"artifact_id": artifact_id, **vars(place)}
+        self._write(uploaded_versions, keys, {"version": version, "wandb_id": wandb_id}, {"told_move": told_move})
+
+    def remember_moves(self, name: str, place: Place, told_move: int) -> None:
+        "Remember that a place heard of the moves of an artifact's aliases up to this one"
+        mine = sa.select(tables.artifacts.c.id).where(tables.artifacts.c.name == name)
+        spot = [uploaded_versions.c[key] == value for key, value in vars(place).items()]
+        with self.catalog.write() as connection:
+            told = uploaded_versions.update().where(*spot, uploaded_versions.c.artifact_id.in_(mine))
+            connection.execute(told.values(told_move=told_move))
 
 # %% ../../nbs/1_store/18_uploads.ipynb #b34a8856
 def _versions_on(server, entity, *columns):
@@ -97,10 +110,10 @@ def _versions_on(server, entity, *columns):
 def told_artifacts(
     catalog: Catalog,
     server: str, entity: str,
-) -> dict[tuple[str, str, str], float]: # project, name, type -> seconds since 1970
-    "When a server heard of the aliases of each artifact"
+) -> dict[tuple[str, str, str], int]: # project, name, type -> number of a move
+    "The last move of the aliases of each artifact that a server heard of, for all of its versions"
     key = uploaded_versions.c.project, tables.artifacts.c.name, tables.artifacts.c.type
-    query = _versions_on(server, entity, *key, sa.func.max(uploaded_versions.c.uploaded_at)).group_by(*key)
+    query = _versions_on(server, entity, *key, sa.func.min(uploaded_versions.c.told_move)).group_by(*key)
     with catalog.read() as connection: return {tuple(row[:3]): row[3] for row in connection.execute(query)}
 
 # %% ../../nbs/1_store/18_uploads.ipynb #4bba6f04
@@ -149,15 +162,28 @@ def unlogged_versions(
     return sorted(found)
 
 # %% ../../nbs/1_store/18_uploads.ipynb #21c3fc80
-def moved_since(
+def last_moves(
     catalog: Catalog,
-    told: dict[str, float], # name of an artifact -> when its aliases were told last
-) -> set[str]: # names
-    "Artifacts whose aliases moved after they were told"
+    name: str | None = None, # of an artifact; default: of all
+) -> dict[str, int]: # name -> number of a move
+    "The last move of the aliases of artifacts"
     moves = tables.alias_moves.c
+    query = sa.select(moves.name, sa.func.max(moves.id)).group_by(moves.name)
+    with catalog.read() as connection: rows = connection.execute(query if name is None else query.where(moves.name == name)).all()
+    return {row[0]: row[1] for row in rows}
+
+# %% ../../nbs/1_store/18_uploads.ipynb #5ffa30e6
+def names_of_versions(
+    catalog: Catalog,
+    row_ids: Iterable[int], # of the catalog
+) -> dict[int, str]: # row -> name
+    "The artifacts that versions belong to"
+    ids, table, found = sorted(set(row_ids)), tables.artifacts.c, {}
     with catalog.read() as connection:
-        last = connection.execute(sa.select(moves.name, sa.func.max(moves.moved_at)).group_by(moves.name)).all()
-    return {name for name, moved_at in last if name in told and moved_at >= told[name]}
+        for start in range(0, len(ids), 500):
+            query = sa.select(table.id, table.name).where(table.id.in_(ids[start:start + 500]))
+            found |= {row[0]: row[1] for row in connection.execute(query)}
+    return found
 
 # %% ../../nbs/1_store/18_uploads.ipynb #9e7abd35
 def aliases_ever(

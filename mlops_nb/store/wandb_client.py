@@ -18,7 +18,7 @@ from pathlib import Path
 
 # %% ../../nbs/1_store/18_wandb_client.ipynb #8efaa139
 from ..settings import TrackingError, Workspace
-from .tracking import check_login
+from .wandb_service import check_login
 
 # %% ../../nbs/1_store/18_wandb_client.ipynb #c9af72ab
 PATIENCE = {f"{part}_{key}": value for part in ("file_stream", "file_transfer", "graphql") for key, value in

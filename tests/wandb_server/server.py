@@ -95,10 +95,11 @@ class WandbServer:
         after: int,  # so many requests are answered
         operation: str | None = None,  # count these alone: an operation's name, file_stream, upload or download
         lose_answer: bool = False,  # the request at which the line is cut is still carried out
+        then: int | None = None,  # the status with which a proxy answers all that comes later, so that clients do not try again
     ) -> None:
-        "From then on every connection is reset, until `mend`."
+        "From then on every connection is reset, or answered by a proxy, until `mend`."
         with self.lock:
-            self.faults.cut(after, operation, lose_answer)
+            self.faults.cut(after, operation, lose_answer, then)
 
     def mend(self) -> None:
         with self.lock:
@@ -156,11 +157,12 @@ class Faults:
         self.left: int | None = None
         self.operation: str | None = None
         self.lose_answer = False
+        self.then: int | None = None
         self.gone = False
         self.failures: list[list] = []
 
-    def cut(self, after: int, operation: str | None, lose_answer: bool) -> None:
-        self.left, self.operation, self.lose_answer = after, operation, lose_answer
+    def cut(self, after: int, operation: str | None, lose_answer: bool, then: int | None) -> None:
+        self.left, self.operation, self.lose_answer, self.then = after, operation, lose_answer, then
 
     def reached(self, operation: str) -> bool:
         "Whether the line is cut at this request."
@@ -208,6 +210,8 @@ class Handler(BaseHTTPRequestHandler):
         with owner.lock:
             owner.requests.append((operation, variables))
             cut = owner.faults.reached(operation)
+            if owner.faults.gone and not cut and owner.faults.then:
+                return self.send(owner.faults.then, b"there is no such host")
             if owner.faults.gone and not (cut and owner.faults.lose_answer):
                 return self.reset()
             status = owner.faults.failure(operation)

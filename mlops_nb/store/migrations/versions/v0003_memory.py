@@ -62,7 +62,8 @@ def _make_tables():
     op.create_table(
         "uploaded_versions", *map(key, place),
         sa.Column("artifact_id", sa.Integer, sa.ForeignKey("artifacts.id", ondelete="CASCADE"), primary_key=True),
-        text("version"), text("wandb_id", nullable=True), sa.Column("uploaded_at", sa.Float, nullable=False))
+        text("version"), text("wandb_id", nullable=True), sa.Column("told_move", sa.Integer, nullable=False),
+        sa.Column("uploaded_at", sa.Float, nullable=False))
     op.create_table(
         "nodes", key("id"), text("kind", index=True), text("name"), text("digest", nullable=True),
         sa.Column("details", sa.JSON, nullable=False), sa.Column("created_at", sa.Float, nullable=False))
