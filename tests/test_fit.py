@@ -35,7 +35,7 @@ def one_thread():
 class Run:
     "What `fit` needs of a run"
     def __init__(self, folder):
-        self.checkpoint_dir, self.rows, self.summary = Path(folder), [], {}
+        self.checkpoint_dir, self.rows, self.summary, self.step = Path(folder), [], {}, 0
 
     def log(self, row, step):
         self.rows.append((step, dict(row)))

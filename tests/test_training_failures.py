@@ -524,7 +524,7 @@ def test_fit_refuses_no_data(data):
 
 class Run:
     "As much of a run as `fit` needs"
-    def __init__(self, folder): self.checkpoint_dir, self.summary, self.rows = folder, {}, []
+    def __init__(self, folder): self.checkpoint_dir, self.summary, self.rows, self.step = folder, {}, [], 0
     def log(self, row, step=None): self.rows.append((step, row))
 
 

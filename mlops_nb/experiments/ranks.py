@@ -13,14 +13,13 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import replace
 from time import monotonic
 
 # %% ../../nbs/5_experiments/54_ranks.ipynb #d75b8722
 from .kernels import KernelProcess, cancel_on_signals
 from .outcome import Execution, NotebookFailure
-from ..settings import KernelError
 
 # %% ../../nbs/5_experiments/54_ranks.ipynb #c9150150
 def rank_environ(
@@ -51,7 +50,8 @@ def is_consequence(
     failure: NotebookFailure | None,
 ) -> bool: # whether another rank's end explains it
     "Whether a rank failed because it could not reach another one"
-    return failure is None or failure.name.startswith("Dist") or (failure.name == "RuntimeError" and bool(_CONSEQUENCE.search(failure.message)))
+    if failure is None or failure.name.startswith("Dist"): return True
+    return failure.name == "RuntimeError" and bool(_CONSEQUENCE.search(failure.message))
 
 # %% ../../nbs/5_experiments/54_ranks.ipynb #803815a5
 def first_cause(
@@ -99,9 +99,8 @@ def execute_ranks(
     "Executes a notebook in several kernels at once. Raises what a rank raises"
     group = Ranks(ranks)
     with tempfile.TemporaryDirectory(prefix="mlops-nb-") as folder, ThreadPoolExecutor(ranks) as pool, cancel_on_signals(group):
-        port = free_port()
-        futures = {pool.submit(execute_rank, rank, group.kernels[rank], rank_environ(environ, rank, ranks, os.path.join(folder, "meeting"), port)): rank
-                   for rank in range(ranks)}
+        told = ranks, os.path.join(folder, "meeting"), free_port()
+        futures = {pool.submit(execute_rank, rank, group.kernels[rank], rank_environ(environ, rank, *told)): rank for rank in range(ranks)}
         ends = _wait_for_all(futures, group)
     if group.cancelled_by is None:
         for _, _, each in ends:

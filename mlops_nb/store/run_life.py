@@ -150,6 +150,11 @@ class RunRows(RunLife):
         self.config = Observed(record.parameters, self._configure)
         self.summary = Observed({}, self._summarize)
 
+    @property
+    def step(self) -> int:
+        "The step that the next row has, unless it is given one"
+        return self._step
+
     def log(self,
         data: Mapping, # metric -> number, text, or W&B media
         step: int | None = None, # default: one more than the last

@@ -19,6 +19,7 @@ from .door import open_store
 from .ending import listen
 from .journal import to_jsonable
 from .online import fetch_artifact
+from .rank_run import RankRun, follows
 from .replay import remember_link
 from .run_life import RunRows
 from .run_writer import PATIENCE_S
@@ -102,11 +103,12 @@ def start_run(
     config: dict | None = None, # parameters, for a run that no runner gave any
     tags: list[str] | tuple[str, ...] | str | None = (),
     workspace: Workspace | Path | str | None = None, # default: the one around the current folder
-) -> Run: # also a context manager
+) -> Run | RankRun: # also a context manager
     "Begin a run, or attach to the one that the runner began. A run that this process had open is finished first"
     global _active
     if _active is not None: _active.finish() # a forked child leaves its parent's run alone
     store = open_store(workspace if isinstance(workspace, Workspace) else open_workspace(workspace))
+    if follows(): return _follow(store)
     record = _claim_given(store) or _create_own(store, name, config, as_tuple(tags))
     run = Run(store, record, owned=record.id != os.environ.get("MLOPS_NB_RUN"), on_finish=_forget)
     run._open(record)
@@ -115,6 +117,12 @@ def start_run(
     atexit.register(run.finish)
     listen(run.note)
     return run
+
+# %% ../../nbs/1_store/19_session.ipynb #945bb5d1
+def _follow(store):
+    "The run of rank 0, for another rank."
+    run_id = os.environ.get("MLOPS_NB_RUN")
+    return RankRun(store, store.runs.get(run_id) if run_id else None)
 
 # %% ../../nbs/1_store/19_session.ipynb #bd558e68
 def _claim_given(store):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 # %% ../../nbs/3_training/34_checkpoints.ipynb #2e6735c9
 from ..settings import TrainingError
-from ..store.blobs import clear_leftovers, storage_error, temporary_file
+from ..store.files import clear_leftovers, storage_error, temporary_file
 if TYPE_CHECKING: import torch
 
 # %% ../../nbs/3_training/34_checkpoints.ipynb #097dcab0

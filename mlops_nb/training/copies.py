@@ -28,7 +28,7 @@ from .plan import Plan
 class _ScratchRun:
     "Takes rows as a run does, and forgets them."
     def __init__(self, folder):
-        self.checkpoint_dir, self.summary, self.journal = Path(folder), {}, Journal(Path(folder)/"journal.jsonl")
+        self.checkpoint_dir, self.summary, self.step, self.journal = Path(folder), {}, 0, Journal(Path(folder)/"journal.jsonl")
     def log(self, row, step=None): self.journal.append({**row, "_step": step, "_timestamp": time.time()})
 
 class _Again:

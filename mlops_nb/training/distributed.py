@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 # %% ../../nbs/3_training/34_distributed.ipynb #2e43afdb
 from ..settings import TrainingError
-if TYPE_CHECKING: import torch
 if TYPE_CHECKING: from torch import Tensor, nn
 
 # %% ../../nbs/3_training/34_distributed.ipynb #3c509f77
