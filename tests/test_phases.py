@@ -46,7 +46,7 @@ class SlowOptimizer(torch.optim.SGD):
 class SlowRun:
     "Takes rows slowly"
     def __init__(self, folder):
-        self.summary, self.checkpoint_dir, self.rows = {}, folder, []
+        self.summary, self.checkpoint_dir, self.rows, self.step = {}, folder, [], 0
 
     def log(self, row, step):
         nap()

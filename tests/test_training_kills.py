@@ -19,7 +19,7 @@ SCRIPT = textwrap.dedent("""
     from mlops_nb.training.loop import fit
 
     class Run:
-        def __init__(self): self.checkpoint_dir, self.summary = Path(sys.argv[1]), {}
+        def __init__(self): self.checkpoint_dir, self.summary, self.step = Path(sys.argv[1]), {}, 0
         def log(self, row, step): pass
 
     torch.set_num_threads(1)
