@@ -115,19 +115,25 @@ def well_predicted(verdict, remedy=""):
 
 LISTS = [(x.tolist(), int(y)) for x, y in zip(*table(1000))]
 
+def busy(*values, name): return pytest.param(*values, id=name, marks=pytest.mark.soak)
+
+
 @pytest.mark.parametrize("dataset, options", [
-    (SlowFiles(), {"batch_size": 16}), (Calculated(), {"batch_size": 32}), (LISTS, {"batch_size": 64, "collate_fn": slow_collate}),
-    (TensorDataset(*table()), {"batch_size": 256})], ids=["sleep", "python", "collate", "per-sample"])
+    pytest.param(SlowFiles(), {"batch_size": 16}, id="sleep"), busy(Calculated(), {"batch_size": 32}, name="python"),
+    busy(LISTS, {"batch_size": 64, "collate_fn": slow_collate}, name="collate"),
+    busy(TensorDataset(*table()), {"batch_size": 256}, name="per-sample")])
 def test_a_slow_loader_is_named_and_kept_in_memory(dataset, options):
     found(network(), DataLoader(dataset, shuffle=True, **options), well_predicted("data-bound", "in memory"), try_remedies=1)
 
 
+@pytest.mark.soak
 def test_workers_are_recommended_for_a_disk_that_waits():
     class Stream(SlowFiles):
         def __getitem__(self, index): return super().__getitem__(index)[0] + torch.randn(20), index % 2
     found(network(), DataLoader(Stream(), 16), well_predicted("data-bound", "worker"), try_remedies=1)
 
 
+@pytest.mark.soak
 def test_workers_are_not_recommended_for_a_table():
     def right(each): return all(remedy.gain <= first_proven(each).gain for remedy in each.remedies if "worker" in remedy.name)
     diagnosis = found(network(), DataLoader(TensorDataset(*table()), 256, shuffle=True), right, try_remedies=1)
@@ -151,6 +157,7 @@ def test_rows_of_a_diagnosis_do_not_reach_the_run(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.soak
 def test_a_python_loop_in_the_loss_is_host_bound_and_its_prediction_holds():
     def right(each): return each.verdict == "host-bound" and "loss" in each.remedies[0].name and _mended(each, network, network, row_by_row)
     diagnosis = found(network(), table(), right, loss=row_by_row, try_remedies=0)
@@ -173,11 +180,13 @@ def _mended(diagnosis, slow_model, quick_model, slow_loss=cross_entropy):
     return abs(diagnosis.remedies[0].predicted/(slow.value/quick.value) - 1) <= WITHIN
 
 
+@pytest.mark.soak
 def test_thousands_of_small_operations_are_host_bound():
     data = torch.randn(4000, 8), torch.randint(2, (4000,))
     found(ManySmall(), data, well_predicted("host-bound", "batches of"), batch_size=4, try_remedies=1)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("make, data, options", [
     (Elementwise, lambda: (torch.randn(4096, 1000), torch.randint(2, (4096,))), {"batch_size": 1024}),
     (Embedded, lambda: (torch.randint(100_000, (8000, 20)), torch.randint(2, (8000,))), {})], ids=["elementwise", "embedding"])
@@ -200,6 +209,7 @@ def spare():
     return sorted(times)[4]
 
 
+@pytest.mark.soak
 def test_convolutions_are_compute_bound_and_there_is_nothing_to_gain(monkeypatch):
     monkeypatch.setattr("mlops_nb.training.step_remedies.processors", lambda: 1) # of which one thread uses all
     def right(each):
@@ -210,14 +220,12 @@ def test_convolutions_are_compute_bound_and_there_is_nothing_to_gain(monkeypatch
     assert diagnosis.advice[-1].startswith("Stop")
 
 
-@pytest.mark.skipif(processors() < 2, reason="there is a single processor")
-def test_a_single_thread_is_under_used():
-    def right(each): return each.verdict == "under-used" and abs(first_proven(each).error) <= WITHIN
-    if spare() < 1.5: pytest.skip("other programs use the processors")
-    try: found(wide(), (torch.randn(4096, 1024), torch.randint(2, (4096,))), right, batch_size=512)
-    except pytest.fail.Exception:
-        if spare() < 1.5: pytest.skip("other programs use the processors")
-        raise
+@pytest.mark.soak
+def test_a_single_thread_is_under_used_where_more_would_help():
+    def right(each):
+        if spare() < 1.5: return each.verdict != "under-used"  # a single processor, or one that others use
+        return each.verdict == "under-used" and abs(first_proven(each).error) <= WITHIN
+    found(wide(), (torch.randn(4096, 1024), torch.randint(2, (4096,))), right, batch_size=512)
 
 
 def test_it_leaves_everything_as_it_was():
