@@ -7,6 +7,7 @@ __all__ = ['BLOCK_BYTES', 'epoch_seed', 'seeded', 'Blocks', 'Loaded', 'batches_o
 
 # %% ../../nbs/3_training/34_batches.ipynb #2b085f4d
 import random
+import zlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,12 @@ def seeded(
 BLOCK_BYTES = 2**19 # of the rows that are picked at once: they stay in a processor's cache
 
 # %% ../../nbs/3_training/34_batches.ipynb #6034a56d
+def _bytes_of(tensor):
+    "What a tensor holds, of whatever kind it is."
+    import torch
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+# %% ../../nbs/3_training/34_batches.ipynb #0ac810ca
 class Blocks:
     "Tensors of equal length, read in batches"
 
@@ -52,6 +59,12 @@ class Blocks:
         self.pin = False # whether blocks are put where a GPU can fetch them by itself
 
     def __len__(self): return -(-self.rows // self.batch_size)
+
+    def fingerprint(self) -> list: # shape, kind and checksum of each tensor
+        "What tells these data from others, from up to 64 of their rows"
+        import torch
+        rows = torch.linspace(0, self.rows - 1, min(self.rows, 64)).long()
+        return [[list(each.shape), str(each.dtype), zlib.crc32(_bytes_of(each[rows.to(each.device)]))] for each in self.tensors]
 
     def epoch(self,
         number: int, # from 0
@@ -90,6 +103,10 @@ class Loaded:
         self.rows = None # of an epoch: not known before it was read
 
     def __len__(self): return len(self.source)
+
+    def fingerprint(self) -> list: # kind, and batches of an epoch where that is known
+        "What tells these data from others without reading them"
+        return [type(self.source).__name__, len(self.source) if hasattr(self.source, "__len__") else None]
 
     def epoch(self,
         number: int, # from 0

@@ -46,9 +46,11 @@ def check_loss(loss: Any) -> None:
 # %% ../../nbs/3_training/37_failures.ipynb #2faa16b4
 def _nonfinite(state, value, step):
     "The error about a loss, with the first layer that is not finite."
-    since = state.step - step
+    plan, since = state.plan, state.step - step
     number = max(1, state.batch + 1 - since) # of the batch in its epoch
-    return nonfinite_error(state.model, state.plan.loss, state.current, value, step, state.epoch + 1, number, since)
+    batch = state.current
+    if since and isinstance(plan.batches, Blocks): batch = next(plan.batches.epoch(state.epoch, skip=number - 1), batch) # the one it was
+    with plan.autocast(): return nonfinite_error(state.model, plan.loss, batch, value, step, state.epoch + 1, number, since)
 
 # %% ../../nbs/3_training/37_failures.ipynb #e00ea02e
 def read_losses(state: State) -> None:

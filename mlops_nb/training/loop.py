@@ -207,7 +207,7 @@ def fit(
         except Exception as error:
             if meaning := explain(error, state): raise meaning from error
             raise
-        finally: report.flush()
+        finally: report.rows.flush()
         settle_random(state)
         if not finished: keeper.keep(state, phases=clock.report().to_dict())
         phases = Phases(**finished["phases"]) if finished else clock.report()
