@@ -96,4 +96,11 @@ def garbage_view(
     if garbage.leftovers: parts += [folders, ""]
     counts = ", ".join(say_count(len(getattr(garbage, f"{kind}s")), kind) for kind in ("version", "blob", "leftover"))
     waiting = f" {say_count(garbage.waiting, 'blob')} more can go when an hour has passed." if garbage.waiting else ""
-    return Group(*parts, Text(f"{counts}: {say_bytes(garbage.size_bytes)}.{waiting}"))
+    kept = [Text(_say_kept(garbage.kept))] if garbage.kept else []
+    return Group(*parts, Text(f"{counts}: {say_bytes(garbage.size_bytes)}.{waiting}"), *kept)
+
+def _say_kept(kept):
+    "Such as: 5 versions kept: 3 by an alias, 2 by runs."
+    words = {"alias": "by an alias", "run": "by runs", "other": "by a link in the lineage or their age"}
+    reasons = ", ".join(f"{kept[each]:,} {words[each]}" for each in words if each in kept)
+    return f"{say_count(sum(kept.values()), 'version')} kept: {reasons}."

@@ -65,6 +65,7 @@ class Comparison:
     code_changes: dict[str, tuple[str, ...]] = field(default_factory=dict) # notebook, Python files, not committed -> lines of a diff
     file_changes: dict[str, dict[str, str]] = field(default_factory=dict) # artifact -> path -> added, removed, changed
     knows_data: bool = True # whether it was recorded of each run what it used
+    asked: tuple[str, ...] = () # such as digits-model:v3, what was asked for in place of each run
 
     @property
     def notebook_changes(self) -> tuple[str, ...]:
@@ -83,6 +84,7 @@ class Comparison:
 def compare_runs(
     store: Store,
     records: Sequence[RunRecord], # two or more
+    asked: Sequence[str] = (), # what each run was found by, if it is to be shown
 ) -> Comparison:
     "What differs between runs"
     described, differences, equal = [describe_run(store, record) for record in records], {}, {}
@@ -93,7 +95,7 @@ def compare_runs(
         equal[section] = sum(values[0] is not None for name, values in rows.items() if name not in differences[section])
     changes = dict(all_changes(store, *records)) if len(records) == 2 else {}
     files = _file_changes(store, records) if len(records) == 2 else {}
-    return Comparison(tuple(records), differences, equal, changes, files, all(each["data"] for each in described))
+    return Comparison(tuple(records), differences, equal, changes, files, all(each["data"] for each in described), tuple(asked))
 
 def _is_same(one, other): # NaN is the same as NaN, be it deep inside a list
     return one == other or json.dumps(one, sort_keys=True, default=str) == json.dumps(other, sort_keys=True, default=str)
@@ -167,6 +169,7 @@ def say_causes(
 ) -> str: # such as "Data is the same; code, parameter `rate` and 2 packages differ."
     "What may be why the runs came out differently"
     of, runs = comparison.differences, comparison.runs
+    if len({run.id for run in runs}) == 1: return f"These are the same run: {runs[0].id}."
     code, packages = _code_differs(runs), None if any(run.environment_digest is None for run in runs) else bool(of["packages"])
     data = bool(of["data"]) if comparison.knows_data else None
     states = {"data": data, "code": code, "parameters": bool(of["parameters"]), "packages": packages}
@@ -191,14 +194,23 @@ def say_apart(
     return ["–" if value is None else str(value) for value in values]
 
 # %% ../nbs/9_interface/94_comparison.ipynb #fb2702ec
+def _headers(comparison):
+    "What was asked for in place of each run, above its name; the names alone where they were asked for."
+    names = [run.name for run in comparison.runs]
+    asked = [name if run.id.startswith(said) else said for run, name, said in zip(comparison.runs, names, comparison.asked or names)]
+    return asked, [] if asked == names else [names]
+
+# %% ../nbs/9_interface/94_comparison.ipynb #4e9d8dd7
 def comparison_view(
     comparison: Comparison,
     lines: int = 40, # of each change in code, at most
 ) -> RenderableType:
     "The differences side by side, and what may be the cause"
     changes = metric_changes(comparison)
-    table = bare_table("", *(run.name for run in comparison.runs), *(["difference"] if changes else []))
+    headers, names = _headers(comparison)
+    table = bare_table("", *headers, *(["difference"] if changes else []))
     for column in table.columns: column.no_wrap, column.overflow = False, "fold"
+    for row in names: table.add_row("", *row)
     table.add_row("", *(run.id for run in comparison.runs))
     table.add_row("", *(say_status(run.status) for run in comparison.runs))
     for section, rows in comparison.differences.items():

@@ -119,14 +119,20 @@ def check_store(workspace: Workspace) -> Finding:
 
 # %% ../nbs/9_interface/93_doctor.ipynb #e02e8ac9
 def check_catalog(store: Store) -> Finding:
-    "Whether the catalog can be read, and in which version it is"
+    "Whether the catalog can be read, in which version it is, and whether another one has taken its place"
     from mlops_nb.store.catalog import REVISION
+    from mlops_nb.store.catalog_copy import new_owner, owner_path
 
     path = store.catalog.path
     if path and not path.exists(): return Finding("catalog", "ok", "is made with the first run")
     counts = Counter(record.status for record in store.runs.list())
     shown = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-    return Finding("catalog", "ok", f"schema {REVISION}, {say_count(sum(counts.values()), 'run')}" + (f": {shown}" if shown else ""))
+    message = f"schema {REVISION}, {say_count(sum(counts.values()), 'run')}" + (f": {shown}" if shown else "")
+    with store.catalog.read() as connection: owner = new_owner(store.workspace.store_dir, connection)
+    if owner is None: return Finding("catalog", "ok", message)
+    message += f"; copied on {owner['since']} to {owner['catalog']}, which lacks what is recorded here since"
+    return Finding("catalog", "warn", message,
+                   f"set `catalog` in settings.ini to the copy; if nobody uses the copy, remove {owner_path(store.workspace.store_dir)}")
 
 # %% ../nbs/9_interface/93_doctor.ipynb #4f40ba27
 def check_wandb(workspace: Workspace) -> Finding:
@@ -192,13 +198,25 @@ def check_deep(store: Store) -> tuple[Finding, ...]:
     "Whether everything that is kept is there and as it was"
     from mlops_nb.store.inspection import inspect_store
 
-    found = []
-    for part in () if store.catalog.path and not store.catalog.path.exists() else inspect_store(store):
+    if store.catalog.path and not store.catalog.path.exists(): return ()
+    found, refusal = [], _refusal(store)
+    for part in inspect_store(store):
+        if refusal in [each.message for each in part.problems]:
+            found.append(Finding(part.name, "warn", "not looked at: see catalog"))
+            continue
         message = part.message + ("" if part.size_bytes is None else f", {say_bytes(part.size_bytes)}")
         shown, rest = part.problems[:MOST_PROBLEMS], len(part.problems) - MOST_PROBLEMS
         found += [Finding(part.name, "fail", each.message, each.advice) for each in shown] or [Finding(part.name, "ok", message)]
         if rest > 0: found.append(Finding(part.name, "fail", f"and {rest:,} more of this kind"))
     return tuple(found)
+
+def _refusal(store):
+    "Why this catalog is not asked what the store's files are needed for; None where it is."
+    from mlops_nb.store.catalog_copy import check_owner
+
+    try:
+        with store.catalog.read() as connection: return check_owner(store.workspace.store_dir, connection, store.catalog.url)
+    except StoreError as error: return str(error)
 
 # %% ../nbs/9_interface/93_doctor.ipynb #b6c4f6d9
 def examine(

@@ -6,15 +6,18 @@
 __all__ = ['count_affected', 'say_affected', 'lineage_rows', 'lineage_table']
 
 # %% ../nbs/9_interface/92_lineage_table.ipynb #d522982a
+import time
 from collections import Counter
+from datetime import datetime
 
 # %% ../nbs/9_interface/92_lineage_table.ipynb #68a80170
+from rich.cells import cell_len
 from rich.table import Table
 
 # %% ../nbs/9_interface/92_lineage_table.ipynb #ca2aef7b
 from .store.lineage_graph import SURROUNDINGS, Lineage
 from .text_files import say_count
-from .wording import bare_table, shorten
+from .wording import bare_table, say_age, shorten
 
 # %% ../nbs/9_interface/92_lineage_table.ipynb #9da850ea
 def count_affected(
@@ -56,13 +59,28 @@ def lineage_rows(
     return rows
 
 # %% ../nbs/9_interface/92_lineage_table.ipynb #fa97400e
+def _cut(name, width):
+    "A name that fits, with the id of a run whole; the first of several, and how many more there are."
+    first, _, others = name.partition(", ")
+    more = f" +{others.count(', ') + 1}" if others else ""
+    head, separator, id = first.rpartition(" (")
+    if not separator: head, separator, id = first, "", ""
+    return name if cell_len(name) <= width else shorten(head, max(4, width - len(separator + id + more))) + separator + id + more
+
+def _age(made_at, now): return say_age(now - datetime.fromisoformat(f"{made_at}+00:00").timestamp()) if made_at else ""
+
+# %% ../nbs/9_interface/92_lineage_table.ipynb #7f518b87
 def lineage_table(
     graph: Lineage, # from `trace`
     width: int = 80, # columns
+    now: float | None = None, # seconds since 1970, UTC
 ) -> Table:
     "The nodes of a lineage as a table"
-    table, room = bare_table("kind", "name", "version", "digest", "made by", "when (UTC)"), max(20, width - 60)
+    now, wide = now or time.time(), width >= 100
+    table = bare_table("kind", "name", "version", *(["digest"] if wide else []), "made by", ">age")
+    room = (width - (49 if wide else 35)) // 2 # beside kind, version and age, with blanks
     for row in lineage_rows(graph):
-        name, maker = shorten(row["name"], room), shorten(row["made_by"], 18)
-        table.add_row(shorten(row["kind"], 11), name, row["version"], row["digest"][:8], maker, row["made_at"][2:])
+        digest = [row["digest"][:12]] if wide else []
+        name, maker = _cut(row["name"], room), _cut(row["made_by"], room)
+        table.add_row(shorten(row["kind"], 12), name, row["version"], *digest, maker, _age(row["made_at"], now))
     return table

@@ -77,21 +77,37 @@ def runs_table(
     asked: Mapping[str, Sequence[str]] | None = None, # of `asked_columns`
 ) -> Table:
     "One line for each run"
-    now, tagged, asked = now or time.time(), any(record.tags for record in records), asked or {}
-    fronts = [_front(record, now)[:6 if tagged else 5] + [values[row] for values in asked.values()] for row, record in enumerate(records)]
-    further = [*(["Tags"] if tagged else []), *(f">{shorten(name, 24)}" for name in asked)]
-    table = bare_table("Run", "Name", "Status", ">Age", ">Took", *further)
-    records = [_without(record, asked) for record in records]
-    room = max(24, width - sum(2 + max(map(cell_len, map(str, column))) for column in zip(_headers(table), *fronts)))
-    told = [fit_pairs(values, room // 2 - 2) for values in telling_parameters(records)]
-    if any(told): room -= 2 + max(map(cell_len, ["Parameters", *told]))
-    table.add_column("Result", no_wrap=True)
-    if any(told): table.add_column("Parameters", no_wrap=True)
-    for record, front, values in zip(records, fronts, told):
-        table.add_row(*front, _result(record, first_metrics, room), *([values] if any(told) else []))
+    now, asked = now or time.time(), asked or {}
+    fronts = list(zip(("Run", "Name", "Status", ">Age", ">Took"), zip(*(_front(record, now) for record in records)))) if records else []
+    columns = [*fronts, *_headed(asked, width - _taken(fronts))]
+    tags = ("Tags", [shorten(", ".join(record.tags), 12) for record in records])
+    if any(tags[1]) and width - _taken([*columns, tags]) >= _LEAST: columns.append(tags)
+    columns += _told([_without(record, asked) for record in records], first_metrics, width - _taken(columns))
+    table = bare_table(*(header for header, _ in columns))
+    for row in zip(*(cells for _, cells in columns)): table.add_row(*row)
     return table
 
+# %% ../nbs/9_interface/92_run_tables.ipynb #ee1fbedc
+_LEAST = 24 # columns of a terminal for results and parameters, before a column of tags is worth its room
+
+def _taken(columns):
+    "How wide columns are, with the blanks after them."
+    return sum(2 + max(map(cell_len, map(str, (header.removeprefix(">"), *cells)))) for header, cells in columns)
+
+def _headed(asked, room):
+    "The columns that were asked for, with names that are as long as there is room."
+    def of(most): return [(f">{shorten(name, most)}", values) for name, values in asked.items()]
+    return next((found for found in map(of, (24, 16, 12)) if _taken(found) <= room), of(8))
+
+def _told(records, first_metrics, room):
+    "The columns of results and parameters, as far as there is room for them."
+    told = [fit_pairs(values, room // 2 - 2) for values in telling_parameters(records)] if room >= _LEAST else []
+    parameters = [("Parameters", told)] if any(told) else []
+    room -= _taken(parameters)
+    return [("Result", [_result(record, first_metrics, room) for record in records]), *parameters] if room >= 8 else []
+
 def _headers(table): return [column.header for column in table.columns]
+
 def _without(record, names):
     def others(values): return {key: value for key, value in (values or {}).items() if key not in names}
     left = {part: others(getattr(record, part)) for part in ("metrics", "parameters")}
@@ -108,8 +124,7 @@ def numbered(
 
 # %% ../nbs/9_interface/92_run_tables.ipynb #6985a276
 def _front(record, now):
-    age, tags = say_age(now - record.created_at), shorten(", ".join(record.tags), 12)
-    return [record.id, numbered(record), say_status(record.status), age, say_duration(record.duration_s), tags]
+    return [record.id, numbered(record), say_status(record.status), say_age(now - record.created_at), say_duration(record.duration_s)]
 
 # %% ../nbs/9_interface/92_run_tables.ipynb #27461210
 def _result(record, first, width):
@@ -126,7 +141,7 @@ def pipeline_table(
     "One line for each step of a pipeline"
     table = bare_table("Step", "Status", ">Took", "Run", "Result")
     fronts = [_step_front(each) for each in result.steps]
-    room = max(24, width - sum(2 + max(map(cell_len, map(str, column))) for column in zip(_headers(table), *fronts)))
+    room = max(8, width - sum(2 + max(map(cell_len, map(str, column))) for column in zip(_headers(table), *fronts)))
     for each, front in zip(result.steps, fronts): table.add_row(*front, _result(each.record, first_metrics, room) if each.record else "")
     return table
 

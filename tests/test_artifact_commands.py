@@ -124,6 +124,8 @@ def test_aliases_are_put_and_taken_away(store, run):
 def test_gc_shows_asks_and_removes(store, run):
     log(store, run, "1")
     log(store, run, "2")
+    assert call("gc", "--dry-run").stdout.endswith("2 versions kept: 1 by an alias, 1 by runs.\n")
+    assert json.loads(call("gc", "--dry-run", "--json").stdout)["kept"] == {"alias": 1, "run": 1}
     store.runs.finish(run.id, "finished")
     store.runs.delete(run.id)
     assert "digits:v0" in call("gc", "--dry-run").stdout

@@ -351,6 +351,10 @@ def test_a_corrupted_blob_is_named(workspace, store):
     refused(call("runs", "compare", "a1b2", "k3j9"), path.name[:8])
 
 
+def test_a_catalog_in_another_database_is_refused(workspace):
+    refused(call("catalog", "copy", "mysql://x/y"), "MySQL is not supported")
+
+
 def test_a_catalog_of_a_newer_version_is_refused(workspace, store):
     finished(store, "a1b2c3d4")
     with sqlite3.connect(workspace / ".mlops" / "catalog.db") as connection:

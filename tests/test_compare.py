@@ -53,6 +53,20 @@ def test_each_cause_is_named(store, make):
     assert causes(store, first, newer) == "Code, parameters and packages are the same; data differs."
 
 
+def test_one_run_is_not_compared_with_itself(store, make):
+    first = make("a0000000", metrics={"recall": 0.8})
+    assert causes(store, first, first) == "These are the same run: a0000000."
+
+
+def test_versions_that_were_asked_for_are_headers(store, make, monkeypatch):
+    make("a0000000"), make("b0000000")
+    monkeypatch.setenv("MLOPS_NB_WORKSPACE", str(store.workspace.root))
+    headers, names = CliRunner().invoke(main, ["runs", "compare", "net:v0", "net:latest"]).stdout.splitlines()[:2]
+    assert (headers.split(), names.split()) == (["net:v0", "net:latest"], ["train", "train"])
+    headers, ids = CliRunner().invoke(main, ["runs", "compare", "a000", "b0000000"]).stdout.splitlines()[:2]
+    assert (headers.split(), ids.split()) == (["train", "train"], ["a0000000", "b0000000"])
+
+
 def test_files_code_and_metrics(store, make):
     first, second = make("a0000000", metrics={"recall": 0.8}), make("b0000000", data="2", code="WIDTH = 9\n", metrics={"recall": 0.9})
     found = compare_runs(store, [first, second]).to_dict()

@@ -72,6 +72,17 @@ def test_every_way_to_name_a_place(catalog, artifacts, chain):
         trace(catalog, "net", "upstrem")
 
 
+def test_an_alias_alone_and_a_file_of_a_run_are_answered(catalog, artifacts, runs, chain):
+    artifacts.alias("net:v0", "champion")
+    with pytest.raises(NotFoundError, match="net:champion") as error:
+        trace(catalog, "champion")
+    assert error.value.candidates == ("net:champion",)
+    notebook = artifacts.blobs.put_bytes(b"a notebook").digest
+    runs.create(id="held0000", project="p", name="held", notebook_blob=notebook)
+    with pytest.raises(ArtifactError, match="mlops-nb lineage held0000"):
+        trace(catalog, f"sha256:{notebook[:12]}")
+
+
 def test_both_ways_and_what_stands_around_a_run(catalog, chain):
     graph = trace(catalog, "net")
     assert ids(graph) >= EVERYTHING

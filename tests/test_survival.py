@@ -278,5 +278,8 @@ def test_doctor_says_it_in_80_columns_and_by_its_status(tmp_path, monkeypatch):
     unseen = subprocess.run([program, "doctor"], capture_output=True, text=True)
     found = subprocess.run([program, "doctor", "--deep"], capture_output=True, text=True)
     assert (sound.returncode, unseen.returncode, found.returncode) == (0, 0, 1), found.stdout + found.stderr
+    digest = artifact.files[0].digest
+    assert any(line.rstrip().endswith(f"mlops-nb lineage sha256:{digest[:12]}") for line in found.stdout.splitlines())
+    assert digest[:16] not in found.stdout
     assert "data:v0 data.csv" in found.stdout and "gc finds 0 versions" in sound.stdout
     assert all(len(line) <= 80 for line in (sound.stdout + found.stdout).splitlines())

@@ -604,7 +604,7 @@ def test_no_key_no_network_and_a_refused_key(pipeline, server, tmp_path):
     server.mend()
     assert server.runs == {} and server.versions == []
     status = sync(folder, server, "--status").stdout
-    assert status.count("not uploaded") == 6
+    assert status.count("not uploaded") == 6 and status.splitlines()[-1].startswith("6 runs wait; to upload to http")
     assert "the run: here there is one, there none" in " ".join(sync(folder, server, "--verify", status=1).stdout.split())
 
 

@@ -50,6 +50,7 @@ def line_for_settings(
 def copy(url, as_json):
     """Copy everything in the catalog to the empty database at URL, such as postgresql+psycopg://user@host/database or sqlite:///catalog.db.
 
+    Do it while nothing runs, and change settings.ini before the next run: what the old catalog records later is missing from the copy.
     The store folder, with files and journals, stays where it is: all computers of a team need the same one. A password is best left out
     and kept in ~/.pgpass or PGPASSWORD.
     """
@@ -64,5 +65,6 @@ def copy(url, as_json):
     if as_json: return print_json({"catalog": shown_url(url), "rows": counts})
     line, secret = line_for_settings(url)
     click.echo(f"Copied {sum(counts.values()):,} rows of the catalog, {counts['runs']:,} of them runs.\n"
-               f"To use the copy, write in {store.workspace.root / 'settings.ini'}, under [workspace]:\n{line}")
+               "What the old catalog records from now on is missing from the copy. So before the next run, write in "
+               f"{store.workspace.root / 'settings.ini'}, under [workspace]:\n{line}")
     if secret: click.echo("The password is left out, because others read that file: keep it in ~/.pgpass or in PGPASSWORD.")

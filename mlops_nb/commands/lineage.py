@@ -48,7 +48,7 @@ def _save(
 @click.argument("name", metavar="NAME")
 @click.option("--upstream", is_flag=True, help="Only what it was made from.")
 @click.option("--downstream", is_flag=True, help="Only what it led to: what is affected if it is wrong.")
-@click.option("--table", is_flag=True, help="A flat table: kind, name, version, digest, made by, when.")
+@click.option("--table", is_flag=True, help="A flat table: kind, name, version, made by, age; digests where it is wide.")
 @click.option("--mermaid", is_flag=True, help="A drawing for Markdown, as GitHub and JupyterLab show it.")
 @click.option("--figure", metavar="FILE", callback=_check_picture, help="Write a picture: .svg, .png or .pdf.")
 @click.option("--depth", type=click.IntRange(min=1), metavar="NUMBER", help="At most so many steps away.")

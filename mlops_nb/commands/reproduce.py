@@ -31,7 +31,7 @@ def check_all(
     records: "list[RunRecord]",
     strict: bool, # refuse where code or packages are not as they were
 ) -> dict: # id -> what is not as it was
-    "What each run would be repeated with. Raises `StoreError` with a line for each that cannot be"
+    "What each run would be repeated with. Raises `StoreError` that names each that cannot be"
     from mlops_nb.experiments.conditions import check_conditions
     from mlops_nb.experiments.reproduce import require_same
 
@@ -41,7 +41,7 @@ def check_all(
             found[record.id] = check_conditions(store, record)
             if strict: require_same(record, found[record.id])
         except MlopsError as error: problems.append(str(error))
-    if problems: raise StoreError("\n       ".join([*problems, "nothing was run"]))
+    if problems: raise StoreError("; ".join([*problems, "nothing was run"]))
     return found
 
 # %% ../../nbs/9_interface/97_reproduce.ipynb #dfe02b5a

@@ -101,7 +101,7 @@ def compare(run, as_json):
 
     if len(run) < 2: raise click.UsageError("give two runs or more; list them with: mlops-nb runs list")
     store = find_store()
-    comparison = compare_runs(store, [up_to_now(store, find_run(store, each)) for each in run])
+    comparison = compare_runs(store, [up_to_now(store, find_run(store, each)) for each in run], run)
     print_json(comparison.to_dict()) if as_json else show(comparison_view(comparison))
 
 # %% ../../nbs/9_interface/98_runs.ipynb #7ae9e031

@@ -124,12 +124,18 @@ def _server_options(url):
     return {"fallback_application_name": "mlops_nb"} | ({} if limited else {"connect_timeout": 10})
 
 # %% ../../nbs/1_store/12_connections.ipynb #03d0a8f8
+_NAMES = {"mysql": "MySQL", "mariadb": "MariaDB", "oracle": "Oracle", "mssql": "SQL Server"}
+
+# %% ../../nbs/1_store/12_connections.ipynb #a89ef32a
 def make_engine(
     url: str,
 ) -> sa.Engine: # to be thrown away with `dispose(close=False)` in a forked child
     "An engine of SQLAlchemy. Raises `MissingExtraError`, `StoreError` for a URL that is none; connects to nothing yet"
     parsed, options = parse_url(url), {"json_serializer": encode, "json_deserializer": decode}
-    if parsed.get_backend_name() == "sqlite":
+    if (name := parsed.get_backend_name()) not in ("sqlite", "postgresql"):
+        raise StoreError(f"a catalog in {_NAMES.get(name, name)} is not supported; it is PostgreSQL "
+                         "(postgresql+psycopg://user@host/database) or SQLite (sqlite:///catalog.db)")
+    if name == "sqlite":
         engine = sa.create_engine("sqlite://", creator=lambda: _open_sqlite(Path(parsed.database)), poolclass=sa.NullPool, **options)
     else:
         require("psycopg", "postgresql")

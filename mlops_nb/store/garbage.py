@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 # %% ../../nbs/1_store/18_garbage.ipynb #31a58ba9
@@ -24,7 +24,7 @@ from .blobs import Blob, blob_path
 from .files import storage_error
 from .catalog_copy import check_owner
 from .door import Store
-from .needed import Listings, needed_blobs, unneeded_versions
+from .needed import Listings, count_kept, needed_blobs, unneeded_versions
 
 # %% ../../nbs/1_store/18_garbage.ipynb #0baab90c
 GRACE_S = 3_600.0 # since a blob was put, also again
@@ -56,6 +56,7 @@ class Garbage:
     blobs: tuple[Blob, ...] = ()
     leftovers: tuple[Leftover, ...] = ()
     waiting: int = 0 # blobs that nobody needs, too young to go
+    kept: dict[str, int] = field(default_factory=dict) # alias, run or other -> versions that stay because of it; of a plan
 
     @property
     def size_bytes(self) -> int:
@@ -69,8 +70,8 @@ class Garbage:
 
     def to_dict(self) -> dict:
         "For JSON"
-        return {"size_bytes": self.size_bytes, "waiting": self.waiting, "versions": [vars(each) for each in self.versions],
-                "blobs": [vars(each) for each in self.blobs],
+        return {"size_bytes": self.size_bytes, "waiting": self.waiting, "kept": self.kept,
+                "versions": [vars(each) for each in self.versions], "blobs": [vars(each) for each in self.blobs],
                 "leftovers": [vars(each) | {"path": str(each.path)} for each in self.leftovers]}
 
 # %% ../../nbs/1_store/18_garbage.ipynb #046e2f68
@@ -93,13 +94,13 @@ def plan(
     with store.catalog.read() as connection:
         _check_catalog(store, connection)
         unneeded = unneeded_versions(now - older_than_s)
-        rows = connection.execute(unneeded).all()
+        rows, kept = connection.execute(unneeded).all(), count_kept(connection, unneeded)
         needed = needed_blobs(connection, Listings(store.blobs), sa.select(unneeded.subquery().c.id))
         leftovers = tuple(_leftovers(store, connection, now, {row.id for row in rows}))
     free = {digest: status for digest, status in _blobs(store) if digest not in needed}
     old = tuple(Blob(digest, status.st_size) for digest, status in free.items() if status.st_mtime < now - grace_s)
     versions = tuple(UnneededVersion(row.id, f"{row.name}:v{row.version}", row.type, row.size_bytes, row.created_at) for row in rows)
-    return Garbage(versions, old, leftovers, len(free) - len(old))
+    return Garbage(versions, old, leftovers, len(free) - len(old), kept)
 
 # %% ../../nbs/1_store/18_garbage.ipynb #a9447f66
 def _aside(store, digest):

@@ -8,6 +8,7 @@ __all__ = ['PARTS', 'Inspection', 'inspect_rows', 'inspect_blobs', 'inspect_laid
 
 # %% ../../nbs/1_store/18_inspection.ipynb #6e0f7923
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +49,19 @@ def inspect_rows(store: Store) -> Inspection:
 def inspect_blobs(store: Store) -> Inspection:
     "Whether every blob and reference that somebody needs is there, and everything that is there has its content"
     found = verify(store)
-    advice = "mlops-nb lineage shows what it affects"
-    problems = tuple(Problem(f"{', '.join(each.where[:3])}: {each.message}", advice) for each in found.damages)
+    problems = tuple(_damage_problem(store, each) for each in found.damages)
     return Inspection("blobs", f"{found.count:,} blobs and references read, all sound", problems, found.size_bytes)
+
+# %% ../../nbs/1_store/18_inspection.ipynb #a2d4d324
+def _damage_problem(store, damage):
+    "What is damaged, in few words, and the command that tells what it affects."
+    message = re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1…", damage.message.replace(f"{store.workspace.root}{os.sep}", ""))
+    runs = [each for each in damage.where if re.fullmatch(r"run \w+", each)]
+    files = [each for each in damage.where if ":v" in each]
+    words = [*(f"artifact file {each}" for each in files), *(f"notebook or code of {each}" for each in runs)] or damage.where
+    asked = f"sha256:{damage.digest[:12]}" if files else runs[0].removeprefix("run ") if runs else None
+    advice = f"what it affects: mlops-nb lineage {asked}" if asked else "mlops-nb artifacts gc removes what nobody needs"
+    return Problem(f"{', '.join(words[:3])}: {message}", advice)
 
 # %% ../../nbs/1_store/18_inspection.ipynb #2042ce51
 def _files_below(folder):

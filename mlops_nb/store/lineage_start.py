@@ -15,10 +15,10 @@ from pathlib import Path
 import sqlalchemy as sa
 
 # %% ../../nbs/1_store/17_lineage_start.ipynb #bca42647
-from ..settings import NotFoundError
+from ..settings import ArtifactError, NotFoundError
 from . import tables
 from .artifacts import split_reference
-from .resolution import Content, find_content, resolve, unknown_error
+from .resolution import Content, begins_with, find_content, resolve, unknown_error
 from .rows import find_record
 
 # %% ../../nbs/1_store/17_lineage_start.ipynb #a673e73d
@@ -61,16 +61,24 @@ def _look_up(connection, reference):
 def _by_digest(connection, reference):
     "The start that a digest means."
     content = find_content(connection, reference, with_removed=True)
-    if content is None: raise unknown_error(connection, reference)
+    if content is None: raise _of_a_run(connection, reference) or unknown_error(connection, reference)
     places = tuple(("artifact", row) for row in content.rows)
     return Start(places, content if len(places) > 1 else None)
+
+def _of_a_run(connection, reference):
+    "The error for the digest of what a run keeps for itself, or None."
+    columns, digest = tables.runs.c, reference.partition(":")[2].lower()
+    held = sa.or_(*(begins_with(each, digest) for each in (columns.notebook_blob, columns.code_blob, columns.diff_blob)))
+    run = connection.execute(sa.select(columns.id).where(held).order_by(columns.created_at.desc()).limit(1)).scalar()
+    return run and ArtifactError(f"{reference} is no artifact's, but the notebook or code of run {run}; ask for the run: "
+                                 f"mlops-nb lineage {run}")
 
 # %% ../../nbs/1_store/17_lineage_start.ipynb #478ca615
 def find_start(
     connection: sa.Connection, # to the catalog
     reference: str, # name, name:alias or name:v3; sha256:1f3a…; id or name of a run, also run/ID; id of a node, also release/ID
 ) -> Start:
-    "Where the lineage of a thing starts. Raises `NotFoundError` with the nearest names, `ArtifactError` for half a digest"
+    "Where the lineage of a thing starts. Raises `NotFoundError` with the nearest names, `ArtifactError` for other digests"
     if reference.startswith("sha256:"): return _by_digest(connection, reference)
     found = {}
     for kind, key in _look_up(connection, reference): found.setdefault(kind, int(key) if kind == "artifact" else key)
@@ -90,4 +98,11 @@ def _searched(connection, reference):
     except NotFoundError as artifact:
         if run is None: raise
         known = connection.execute(sa.select(tables.nodes.c.id).limit(1000)).scalars().all()
-        raise NotFoundError("artifact or run", reference, [*artifact.candidates, *run.candidates, *known]) from None
+        names = _with_alias(connection, name) or [*artifact.candidates, *run.candidates, *known]
+        raise NotFoundError("artifact or run", reference, names) from None
+
+def _with_alias(connection, alias):
+    "The versions that have an alias, as one asks for them."
+    columns = tables.aliases.c
+    names = sa.select(columns.name).where(columns.alias == alias).order_by(columns.name).limit(50)
+    return [f"{name}:{alias}" for name in connection.execute(names).scalars()] if alias.isprintable() else []

@@ -82,7 +82,7 @@ def _check_arrival(shelf, cargo, whole, printed):
     if missing:
         said = " ".join(line.strip() for line in printed.splitlines() if "rror" in line or "ailed" in line)[:300]
         raise TrackingError(f"W&B at {shelf.client.server} has not taken all of run {cargo.record.id}: {', '.join(missing)} "
-                            f"{f'({said}) ' if said else ''}did not arrive. Nothing is lost: start again with mlops-nb sync")
+                            f"{f'({said}) ' if said else ''}did not arrive")
     if whole: _remember_arrival(shelf, cargo.record)
 
 # %% ../../nbs/1_store/18_sending.ipynb #55e2124f

@@ -66,7 +66,7 @@ def speaking(
         refused = any(each in text.lower() for each in ("401", "403", "unauthorized", "permission denied", "invalid api key"))
         advice = "check the key: wandb login, or WANDB_API_KEY" if refused else "check the network and [wandb] base_url in settings.ini"
         reached = "refused the key" if refused else f"could not {action}"
-        raise TrackingError(f"W&B at {server} {reached} ({text}); {advice}. Nothing is lost: start again with mlops-nb sync") from error
+        raise TrackingError(f"W&B at {server} {reached} ({text}); {advice}") from error
 
 # %% ../../nbs/1_store/18_wandb_client.ipynb #063fec85
 @dataclass(frozen=True)
@@ -91,20 +91,22 @@ class RemoteRun:
     "A run on a server"
     state: str # finished, failed, crashed, running, ...
     row_count: int # of its history
+    server: str = "" # its URL
     handle: object = field(default=None, repr=False, compare=False) # W&B's own object
 
     def rows(self) -> list[dict]:
-        "Its history, in order"
-        found = self.handle.history(samples=max(self.row_count, 1), pandas=False)
-        return found if len(found) == self.row_count else list(self.handle.scan_history())
+        "Its history, in order. Raises `TrackingError`"
+        with speaking(self.server, "read the rows of a run"):
+            found = self.handle.history(samples=max(self.row_count, 1), pandas=False)
+            return found if len(found) == self.row_count else list(self.handle.scan_history())
 
     def used(self) -> list[RemoteVersion]:
-        "The versions that it used"
-        return [_remote(each) for each in self.handle.used_artifacts()]
+        "The versions that it used. Raises `TrackingError`"
+        with speaking(self.server, "read what a run used"): return [_remote(each) for each in self.handle.used_artifacts()]
 
     def logged(self) -> list[RemoteVersion]:
-        "The versions that it logged, the first time or again"
-        return [_remote(each) for each in self.handle.logged_artifacts()]
+        "The versions that it logged, the first time or again. Raises `TrackingError`"
+        with speaking(self.server, "read what a run logged"): return [_remote(each) for each in self.handle.logged_artifacts()]
 
 # %% ../../nbs/1_store/18_wandb_client.ipynb #6330b677
 class WandbClient:
@@ -121,7 +123,7 @@ class WandbClient:
             except Exception as error: # W&B wraps it in one of several kinds
                 if "could not find run" in str(error).lower(): return None
                 raise
-            return RemoteRun(found.state, found._attrs.get("historyLineCount") or 0, found)
+            return RemoteRun(found.state, found._attrs.get("historyLineCount") or 0, self.server, found)
 
     def versions(self, project: str, type: str, name: str) -> list[RemoteVersion]:
         "The versions of an artifact, the oldest first; none where there is no such artifact"

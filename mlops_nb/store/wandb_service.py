@@ -66,7 +66,7 @@ def check_login(
     server, found = workspace.settings.wandb.base_url or wandb.setup().settings.base_url, None
     try: found = wbauth.authenticate_session(host=server, source="mlops_nb", prompt=False)
     except wandb.errors.AuthenticationError as error: raise TrackingError(f"the W&B key is not one: {error}") from error
-    if not found: raise TrackingError("no W&B key: run `wandb login`, set WANDB_API_KEY, or set mode = offline in settings.ini")
+    if not found: raise TrackingError("no W&B key: run `wandb login`, or set WANDB_API_KEY")
 
 # %% ../../nbs/1_store/17_wandb_service.ipynb #4e267626
 PATIENCE_S = 20 # how long a server may take to answer when a run begins
