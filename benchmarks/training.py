@@ -456,6 +456,19 @@ CASES = {
 # ---- all of it
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    "PyTorch computes with the calling thread alone"
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def machine(
     pairs: int,
 ) -> dict:
@@ -477,21 +490,15 @@ def run_cases(
     pairs: int,
 ) -> dict[str, dict]:  # case -> {"ours", "peer", "ratio", "unit", "target", "met"} and facts, and "machine"
     "Measure cases, each with a run of its own, and leave nothing behind"
-    import torch
-
     from mlops_nb import start_run
 
-    threads, about, results = torch.get_num_threads(), machine(pairs), {}
-    torch.set_num_threads(1)
-    try:
-        with tempfile.TemporaryDirectory(prefix="training-", ignore_cleanup_errors=True) as folder:
-            (Path(folder) / "settings.ini").write_text("[workspace]\nproject = training\n\n[wandb]\nmode = offline\n", encoding="utf-8")
-            for name in names:
-                print(f"{name} ...", file=sys.stderr, flush=True)
-                with start_run(name, workspace=folder) as run:
-                    results[name] = CASES[name](run, pairs)
-    finally:
-        torch.set_num_threads(threads)
+    about, results = machine(pairs), {}
+    with one_thread(), tempfile.TemporaryDirectory(prefix="training-", ignore_cleanup_errors=True) as folder:
+        (Path(folder) / "settings.ini").write_text("[workspace]\nproject = training\n\n[wandb]\nmode = offline\n", encoding="utf-8")
+        for name in names:
+            print(f"{name} ...", file=sys.stderr, flush=True)
+            with start_run(name, workspace=folder) as run:
+                results[name] = CASES[name](run, pairs)
     return results | {"machine": about | {"load_after": os.getloadavg()}}
 
 
