@@ -16,6 +16,7 @@ from mlops_nb.store.journal import read_journal
 from mlops_nb.store.refill import incomplete_runs, refill
 from mlops_nb.store.wandb_history import history_of, read_wandb_file
 from survival import check_all, run_and_kill
+from waiting import wait_until
 
 WRITER = """
 import sys
@@ -67,6 +68,9 @@ def test_wandb_gets_what_killed_runs_logged(tmp_path, kills=16, longest_s=10):
     for batch in range(kills // 4):
         writers = [start_writer(tmp_path, f"w{batch}-{number}") for number in range(4)]
         said += [each[1] for each in writers]
+        if batch % 2:  # the others may also be killed while they begin
+            for each in said[-4:]:
+                wait_until(lambda path=each: acknowledged(path)[1], timeout_s=180)
         time.sleep(generator.uniform(0.8, longest_s))
         for process, _ in writers:
             time.sleep(generator.uniform(0, 0.2))
