@@ -3454,6 +3454,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'mlops_nb/store/tracking.py'),
                                          'mlops_nb.store.tracking.WandbGuard.__init__': ( '1_store/tracking.html#wandbguard.__init__',
                                                                                           'mlops_nb/store/tracking.py'),
+                                         'mlops_nb.store.tracking.WandbGuard._give_up': ( '1_store/tracking.html#wandbguard._give_up',
+                                                                                          'mlops_nb/store/tracking.py'),
                                          'mlops_nb.store.tracking.WandbGuard._guard': ( '1_store/tracking.html#wandbguard._guard',
                                                                                         'mlops_nb/store/tracking.py'),
                                          'mlops_nb.store.tracking.WandbGuard.is_open': ( '1_store/tracking.html#wandbguard.is_open',

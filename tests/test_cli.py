@@ -508,8 +508,10 @@ def test_a_signal_cancels_the_run_and_logs_show_it_live(workspace, signal_number
     process = subprocess.Popen([PROGRAM, "run", "wait.ipynb"], cwd=workspace, env=environ(), **pipes)
     try:
         wait_until((workspace / "here").exists, 60)
-        cells = read("runs", "logs", "latest")
-        assert (cells[0]["text"], cells[1]["status"]) == ("begun", "running")
+        def is_shown():  # where saving is slow, the file follows the kernel after a while
+            cells = read("runs", "logs", "latest")
+            return (cells[0]["text"], cells[1]["status"]) == ("begun", "running")
+        wait_until(is_shown, 60)
         process.send_signal(signal_number)
         output, errors = process.communicate(timeout=60)
     finally:

@@ -93,6 +93,17 @@ def test_history_equals_the_journal(store):
     assert any(each["type"] == "stats" for each in read_wandb_file(record.wandb_path))
 
 
+@pytest.mark.parametrize("steps", [[None] * 4, [0, 0, None, None], [None, 5, None, None], [None, None, 7, 9], [None, 1, 1, None]])
+def test_wandb_gets_the_steps_of_the_journal(store, steps):
+    def metrics(row): return {key: value for key, value in row.items() if key.startswith("row")}
+
+    with start_run("train", workspace=store.workspace) as run:
+        for number, step in enumerate(steps): run.log({f"row {number}": number}, step=step)
+    record, expected = store.runs.get(run.id), {}
+    for row in journal(store, record): expected.setdefault(row["_step"], {}).update(metrics(row))
+    assert {row["_step"]: metrics(row) for row in history(record)} == expected and len(expected) == len(history(record))
+
+
 def test_exception_in_a_script_is_recorded(store, tmp_path):
     done = run_script(tmp_path, """
         from mlops_nb import start_run
@@ -305,15 +316,16 @@ def test_online_without_a_key_goes_on_offline_and_never_asks(store, tmp_path):
     assert (record.status, record.wandb_state, [row["loss"] for row in history(record)]) == ("finished", "complete", [0.5])
 
 
-def test_the_users_own_wandb_run_is_left_alone(store, tmp_path):
-    done = run_script(tmp_path, """
+@pytest.mark.parametrize("way", ["", ', reinit="create_new"'])
+def test_the_users_own_wandb_run_is_left_alone(store, tmp_path, way):
+    done = run_script(tmp_path, f"""
         import wandb
-        own = wandb.init(project="mine", id="mineabc1", mode="offline")
-        own.log({"a": 1})
+        own = wandb.init(project="mine", id="mineabc1", mode="offline"{way})
+        own.log({{"a": 1}})
         from mlops_nb import start_run
         with start_run("train") as run:
-            run.log({"loss": 0.5})
-        own.log({"a": 2})
+            run.log({{"loss": 0.5}})
+        own.log({{"a": 2}})
         own.finish()
         """)
     assert done.returncode == 0, done.stderr

@@ -37,7 +37,7 @@ def settle_online(
     from mlops_nb.store.sync import sync
 
     try: sync(store, (run_id,))
-    except TrackingError as error: log.warning("run %s is not whole on the W&B server: %s", run_id, error)
+    except TrackingError as error: log.warning("run %s is not whole on the W&B server: %s. Nothing is lost: mlops-nb sync", run_id, error)
 
 # %% ../../nbs/1_store/18_online.ipynb #88e00f0f
 def waits_for_sync(

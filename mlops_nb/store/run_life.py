@@ -163,13 +163,14 @@ class RunRows(RunLife):
         if not isinstance(data, Mapping): raise TypeError(f"run.log takes a dictionary such as {{'loss': 0.1}}, not {type(data).__name__}")
         self._check_open()
         with self._lock:
-            step = self._step if step is None else int(step)
+            counted = step is None
+            step = self._step if counted else int(step)
             if step < self._step - 1:
                 logger.warning("step %d comes after step %d: the journal keeps the row, W&B drops it", step, self._step - 1)
             self._step = max(self._step, step + 1)
             now = time.time()
             self._journal.append({**data, "_step": step, "_timestamp": now})
-            self._wandb.log({**data, "_timestamp": now}, step)
+            self._wandb.log({**data, "_timestamp": now}, step, counted)
 
     def _summarize(self, changes):
         self._check_open()

@@ -36,6 +36,7 @@ class WandbGuard:
         self.workspace, self.id, self.state, self.path = workspace, run_id, "closed", None
         self.mode = mode or workspace.settings.wandb.mode
         self._run, self._process = None, os.getpid()
+        self._next = None # the step that W&B gives to the next row by itself, while that is known
 
     @property
     def is_open(self) -> bool:
@@ -45,10 +46,14 @@ class WandbGuard:
     @contextlib.contextmanager
     def _guard(self, action):
         try: yield
-        except Exception as error:  # whatever W&B raises: it must not stop training; it is logged, and the run is marked
-            self.state = "incomplete"
-            log.warning("W&B could not %s for run %s (%s: %s). The run goes on, its journal keeps every row, and W&B is refilled from it.",
-                        action, self.id, type(error).__name__, error)
+        except Exception as error:  # whatever W&B raises: it must not stop training
+            self._give_up(action, error)
+
+    def _give_up(self, action, error):
+        "Log what W&B raised, and mark the run."
+        self.state = "incomplete"
+        log.warning("W&B could not %s for run %s (%s: %s). The run goes on, its journal keeps every row, and W&B is refilled from it.",
+                    action, self.id, type(error).__name__, error)
 
 # %% ../../nbs/1_store/18_tracking.ipynb #494811e0
 class WandbLink(WandbGuard):
@@ -68,6 +73,7 @@ class WandbLink(WandbGuard):
             self._run = begin_run(self.workspace, self.id, self.mode, name=name, config=config, tags=tuple(tags), group=group)
             self.path = Path(self._run.settings.sync_file)
             self.mode = "offline" if self._run.offline else "online"
+            self._next = self._run.step
         return self
 
     def finish(self, exit_code: int = 0) -> str: # the final state
@@ -83,12 +89,19 @@ class WandbLink(WandbGuard):
 class WandbRun(WandbLink):
     "A W&B run that never raises into its caller"
 
-    def log(self, row: dict, step: int) -> None:
+    def log(self,
+        row: dict,
+        step: int,
+        counted: bool = False, # whether it only follows the row before, and nothing may be added to it
+    ) -> None:
         "One row of metrics or media"
-        if self.is_open:
-            with self._guard("take a row"):
-                try: self._run.log(row, step=step)
-                except (TypeError, ValueError): self._run.log({str(key): to_jsonable(value) for key, value in row.items()}, step=step)
+        if not self.is_open: return
+        alike = counted and step == self._next
+        place, self._next = ({}, step + 1) if alike else ({"step": step}, None)
+        try:
+            try: self._run.log(row, **place)
+            except (TypeError, ValueError): self._run.log({str(key): to_jsonable(value) for key, value in row.items()}, **place)
+        except Exception as error: self._give_up("take a row", error) # whatever W&B raises, as in the guard, which is slower
 
     def summarize(self, values: dict) -> None:
         "Set values of the summary"

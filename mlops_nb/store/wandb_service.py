@@ -87,7 +87,7 @@ def _init(workspace, run_id, mode, **options):
     workspace.wandb_dir.mkdir(parents=True, exist_ok=True)
     run = wandb.init(project=workspace.settings.workspace.project, entity=workspace.settings.wandb.entity or None, id=run_id, mode=mode,
                      dir=str(workspace.wandb_dir), settings=_quiet_settings(workspace), resume="allow" if mode == "online" else None,
-                     reinit="create_new" if wandb.run is not None else None, **options)
+                     reinit="create_new" if wandb.setup().most_recent_active_run else None, **options) # a run of the notebook's own goes on
     if run.id != run_id: raise TrackingError(f"W&B began run {run.id} instead of {run_id}")
     return run
 
