@@ -40,7 +40,7 @@ from run_all import show
 PAIRS = 30
 LOG_EVERY = 50  # steps between rows
 LEARNING_RATE = 1e-3
-SHORT_TURNS = 5  # of `measuring_cost`, for each pair of another case
+SHORT_TURNS = 20  # of `measuring_cost`, for each pair of another case
 COST = 0.02  # of a bare step: what measuring may add to it
 MARKS = ("data", "transfer", "forward", "backward", "optimizer", "logging")
 CLOCKS = (time.perf_counter, time.process_time, time.thread_time)  # the time that passes; CPU time of all threads; of the main one
@@ -280,14 +280,14 @@ def start_traceml() -> None:
 
 
 def time_traceml(
-    epochs: int,  # of `tabular`
+    rows: int,  # of `tabular`
 ) -> Turn:
     "The bare loop with TraceML around each step"
     import torch
     import traceml_ai
     from traceml_ai.instrumentation import step_events
 
-    work = tabular(epochs)
+    work = tabular(epochs=1, rows=rows)
     model, optimizer = work.start()
     (x, y), steps, begin = work.tensors, 0, now()
     for _ in range(work.epochs):
@@ -311,7 +311,7 @@ def time_traceml(
 def traceml_process() -> Iterator[Callable[[int], Turn]]:
     "Calls `time_traceml` in a fresh interpreter"
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=start_traceml) as pool:
-        yield lambda epochs: pool.submit(time_traceml, epochs).result()
+        yield lambda rows: pool.submit(time_traceml, rows).result()
 
 
 # ---- pairs
@@ -335,6 +335,8 @@ def take_turns(
 ) -> dict[str, list[Turn]]:  # side -> turns
     "Each side once in each round, the first of one round last in the next; a round before them does not count"
     found, order = {side: [] for side in sides}, list(sides)
+    gc.collect()
+    gc.freeze()  # what is there by now need not be looked through before each turn
     for number in range(pairs + 1):
         for side in order:
             gc.collect()
@@ -437,9 +439,9 @@ def vs_dataloader(run: Any, pairs: int) -> dict:
 
 def measuring_cost(run: Any, pairs: int) -> dict:
     "What measuring adds to a step: our clock, and TraceML; many short turns, as it is little"
-    work = tabular(epochs=1)
+    work = tabular(epochs=1, rows=60 * 256)
     with traceml_process() as traceml:
-        sides = {"bare": lambda: time_bare(work), "ours": lambda: time_clocked(work), "traceml": lambda: traceml(work.epochs)}
+        sides = {"bare": lambda: time_bare(work), "ours": lambda: time_clocked(work), "traceml": lambda: traceml(work.rows)}
         return compare_costs(work, take_turns(work, sides, pairs * SHORT_TURNS))
 
 
