@@ -16,6 +16,8 @@ import click
 from . import __version__
 from .commands.catalog import catalog
 from .commands.artifacts import artifacts
+from .commands.card import card
+from .commands.evaluate import evaluate
 from .commands.init import init
 from .commands.kernels import kernels
 from .commands.lineage import lineage
@@ -50,6 +52,8 @@ main.add_command(init)
 main.add_command(run)
 main.add_command(resume)
 main.add_command(reproduce)
+main.add_command(evaluate)
+main.add_command(card)
 main.add_command(parameters)
 main.add_command(runs)
 main.add_command(artifacts)

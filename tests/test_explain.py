@@ -250,7 +250,8 @@ def test_the_inputs_of_a_column_move_together():
     def encode(x_num, x_cat):
         known = [float(tuple(each) in days) for each in x_num[:, 1:3].tolist()]
         return torch.stack([torch.tensor(known), (x_cat[:, 0] == 2).float()], dim=1)
-    model.encode, model.score = encode, lambda features: (None, features[:, :1] * (0.2 + 0.6 * features[:, 1:]))
+    model.encode, model.feature_columns = encode, ("day", "city")
+    model.score = lambda features: (None, features[:, :1] * (0.2 + 0.6 * features[:, 1:]))
     found = permutation_importance(model, rows, rows["city"] == "Phrae").set_index("column")["importance"]
     assert found["city"] > 0.4 and (found.drop("city") == 0).all()
 

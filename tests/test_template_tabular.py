@@ -14,7 +14,7 @@ from mlops_nb.objectives import read_objectives
 from mlops_nb.settings import load_settings
 
 TEMPLATE = Path(__file__).parents[1] / "nbs" / "templates" / "tabular"
-STEPS = ("prepare", "train", "evaluate", "explain")
+STEPS = ("prepare", "train", "evaluate", "explain", "card")
 QUICK = ("-p", "evaluate.resamples", 50, "-p", "evaluate.latency_calls", 20)  # `binary` takes the defaults
 
 
@@ -121,7 +121,8 @@ def test_every_step_finishes_and_reads_as_a_report(workspace):
     assert {step: run["status"] for step, run in runs.items()} == dict.fromkeys(STEPS, "finished")
     for run in runs.values():
         shown = outputs(executed(workspace, run))
-        assert [output for output in shown if "image/png" in output.get("data", {})]
+        form = "text/html" if run["name"] == "card" else "image/png"
+        assert [output for output in shown if form in output.get("data", {})], run["name"]
         errors = "".join(output.text for output in shown if output.output_type == "stream" and output.name == "stderr")
         assert not re.search("Warning|Glyph|findfont", errors), errors
 
@@ -140,7 +141,7 @@ def test_model_is_good_and_its_interval_holds_the_value(request, task, metric, l
 def test_explanations_add_up(workspace):
     metrics = runs_of(workspace)["explain"]["metrics"]
     assert 0 <= metrics["worst_convergence_delta"] < 0.01
-    assert metrics["agreement"] > 0
+    assert metrics["agreement"] > 0 and metrics["failed_explanation_checks"] >= 0
 
 
 def test_every_objective_is_measured(workspace):
@@ -159,7 +160,43 @@ def test_training_stops_early_and_keeps_the_best(binary):
 def test_lineage_reaches_from_explanation_and_evaluation_to_the_data(workspace):
     graph = read(workspace, "lineage", "table-of-mine-model:latest")
     names = {node["name"].partition(":")[0] for node in graph["nodes"]}
-    assert {"table-of-mine" + each for each in ("", "-model", "-evaluation", "-explanation")} <= names
+    assert {"table-of-mine" + each for each in ("", "-model", "-model-evaluation", "-evaluation", "-explanation", "-card")} <= names
+
+
+def card_of(workspace):
+    "The Markdown form of the newest card: title of a section -> its text"
+    files = {each["path"]: each["digest"] for each in read(workspace, "artifacts", "show", "table-of-mine-card")["files"]}
+    assert set(files) == {"model_card.html", "model_card.md"}
+    parts = blob(workspace, files["model_card.md"]).split("\n## ")
+    return {part.partition("\n")[0]: part for part in parts}
+
+
+def blob(workspace, digest):
+    (path,) = (workspace / ".mlops" / "blobs").rglob(f"*{digest[4:]}")
+    return path.read_text(encoding="utf-8")
+
+
+def test_card_says_everything_that_was_measured(workspace):
+    card = card_of(workspace)
+    measured = [title for title, text in card.items() if "Not evaluated" in text]
+    assert measured == ["Fairness"], "nobody named groups"
+    assert "not measured" not in card["Decision"]
+    for title, words in {"Decision": ["lower bound"], "Metrics": ["test rows"], "Slices": ["p-values"], "Robustness": ["missing values"],
+                         "Explanations": ["completeness", "agreement", "Permutation"], "Data": ["table-of-mine:v0"],
+                             "Purpose": ["Intended use"]}.items():
+        for word in words:
+            assert word in card[title], (title, word)
+
+
+def test_groups_and_prices_reach_the_card(binary):
+    more = ("-p", "cost_false_positive", 1, "-p", "cost_false_negative", 5, "-y", "sensitive: [smoker]")
+    call(binary, "run", "notebooks/evaluate.ipynb", "-p", "resamples", 50, "-p", "latency_calls", 20, *more)
+    call(binary, "run", "notebooks/card.ipynb")
+    card = card_of(binary)
+    assert "demographic parity" in card["Fairness"] and "smoker" in card["Slices"]
+    assert "recall at least 0.8" in card["Operating points"] and "They cost least from" in card["Operating points"]
+    metrics = next(run for run in read(binary, "runs", "list") if run["name"] == "evaluate")["metrics"]
+    assert metrics["fairness_smoker_demographic_parity_difference_lower"] <= metrics["fairness_smoker_demographic_parity_difference"]
 
 
 def test_second_run_changes_nothing_and_a_changed_file_is_read_again(multiclass):
