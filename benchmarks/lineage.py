@@ -6,7 +6,6 @@ asked for 10,000 runs with the same metrics, parameters and tags; its tables are
 """
 
 import argparse
-import json
 import os
 import random
 import sqlite3
@@ -20,7 +19,7 @@ from contextlib import closing, contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 
-from run_all import show
+from run_all import forget_environment, make_parser, tell
 
 sys.path.append(str(Path(__file__).resolve().parent.parent / "tools"))
 import big_catalog
@@ -461,9 +460,7 @@ CASES = (*TARGET_MS, "mlflow_search", "log_call", "run_start_finish")
 def parse(
     arguments: Sequence[str] | None = None,  # default: those of this process
 ) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="NAME", help=f"some of: {', '.join(CASES)}")
+    parser = make_parser(__doc__, CASES)
     parser.add_argument(
         "--pipelines", type=int, default=big_catalog.PIPELINES, help="size of the catalog, 50 runs each (default: %(default)s)"
     )
@@ -476,10 +473,8 @@ def parse(
 
 def main():
     options = parse()
-    for name in [name for name in os.environ if name.startswith(("MLOPS_NB_", "WANDB_"))]:
-        del os.environ[name]
-    results = run_cases(options.only, options)
-    print(json.dumps(results, indent=2)) if options.json else show(results, "lineage")
+    forget_environment("MLOPS_NB_", "WANDB_")
+    tell(run_cases(options.only, options), "lineage", options.json)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ Both sides take turns in one run, so that what else the machine does meets both 
 papermill runs without its progress bar, which only helps it. Each case that measures time begins with runs that do not count: they fill
 the disk's cache, and start the servers of warm kernels and commands.
 """
-import argparse
 import json
 import os
 import platform
@@ -22,7 +21,7 @@ from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 
-from run_all import show
+from run_all import make_parser, tell
 
 SCRIPTS = Path(sys.executable).parent  # the commands of this environment
 IMPORTS = """\
@@ -540,12 +539,10 @@ def show_more(
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser = make_parser(__doc__, CASES)
     parser.add_argument("--repeats", type=int, default=7, help="samples of each side per case (default: 7)")
     parser.add_argument("--batch-repeats", type=int, default=7, help="the same for batches (default: 7)")
     parser.add_argument("--full", action="store_true", help="measure papermill's batches at full length, too")
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="NAME", help=f"some of: {', '.join(CASES)}")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="overhead-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         before = Path.cwd()
@@ -553,11 +550,7 @@ def main():
         options = {"repeats": given.repeats, "batch_repeats": given.batch_repeats, "full": given.full}
         results = run_cases(Path(folder), given.only, **options)
         os.chdir(before)
-    if given.json:
-        print(json.dumps(results, indent=2))
-    else:
-        show(results, "notebook_overhead")
-        show_more(results)
+    tell(results, "notebook_overhead", given.json, show_more)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """Run every benchmark of this folder and print one table: `make bench`, or `python benchmarks/run_all.py NAME ...`."""
+import argparse
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
@@ -41,6 +44,39 @@ def show(
         if case != "machine":
             table.add_row(case, *row(found))
     Console().print(table)
+
+
+def make_parser(
+    description: str,  # a text whose first line says what is measured
+    cases: Iterable[str],
+) -> argparse.ArgumentParser:
+    "What every benchmark takes"
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--only", nargs="+", choices=cases, default=list(cases), metavar="NAME", help=f"some of: {', '.join(cases)}")
+    return parser
+
+
+def forget_environment(
+    *prefixes: str,
+) -> None:
+    "What is measured has the settings of a benchmark, not of who runs it"
+    for name in [name for name in os.environ if name.startswith(prefixes)]:
+        del os.environ[name]
+
+
+def tell(
+    results: dict[str, dict],  # as of `show`
+    title: str,
+    as_json: bool,
+    show_more: Callable[[dict], None] = lambda results: None,  # prints what the table has no column for
+) -> None:
+    "Print what was measured"
+    if as_json:
+        print(json.dumps(results, indent=2))
+    else:
+        show(results, title)
+        show_more(results)
 
 
 def run_benchmark(

@@ -15,7 +15,6 @@ registered before `init`, as `traceml run` registers its own. What they would ha
 
 import argparse
 import gc
-import json
 import logging
 import math
 import os
@@ -35,7 +34,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from run_all import show
+from run_all import forget_environment, make_parser, tell
 
 PAIRS = 30
 LOG_EVERY = 50  # steps between rows
@@ -517,24 +516,16 @@ def show_more(
 def parse(
     arguments: Sequence[str] | None = None,  # default: those of this process
 ) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
-    parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), metavar="NAME", help=f"some of: {', '.join(CASES)}")
+    parser = make_parser(__doc__, CASES)
     parser.add_argument("--pairs", type=int, default=PAIRS, help="turns of each side that count (default: %(default)s)")
     return parser.parse_args(arguments)
 
 
 def main():
     options = parse()
-    for name in [name for name in os.environ if name.startswith(("MLOPS_NB_", "WANDB_", "TRACEML_"))]:
-        del os.environ[name]
+    forget_environment("MLOPS_NB_", "WANDB_", "TRACEML_")
     os.environ["WANDB_SILENT"] = "true"
-    results = run_cases(options.only, options.pairs)
-    if options.json:
-        print(json.dumps(results, indent=2))
-    else:
-        show(results, "training")
-        show_more(results)
+    tell(run_cases(options.only, options.pairs), "training", options.json, show_more)
 
 
 if __name__ == "__main__":

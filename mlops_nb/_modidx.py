@@ -4142,6 +4142,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'mlops_nb.store.refill.wandb_summary': ( '1_store/refill.html#wandb_summary',
                                                                                 'mlops_nb/store/refill.py')},
             'mlops_nb.store.replay': { 'mlops_nb.store.replay.Replayed': ('1_store/replay.html#replayed', 'mlops_nb/store/replay.py'),
+                                       'mlops_nb.store.replay._refusal': ('1_store/replay.html#_refusal', 'mlops_nb/store/replay.py'),
                                        'mlops_nb.store.replay._replayed': ('1_store/replay.html#_replayed', 'mlops_nb/store/replay.py'),
                                        'mlops_nb.store.replay._row_of': ('1_store/replay.html#_row_of', 'mlops_nb/store/replay.py'),
                                        'mlops_nb.store.replay.links_of': ('1_store/replay.html#links_of', 'mlops_nb/store/replay.py'),

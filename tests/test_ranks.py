@@ -79,6 +79,31 @@ def test_a_killed_rank_takes_the_others_along(store, tmp_path):
         assert not psutil.pid_exists(int((tmp_path / f"pid-{rank}").read_text()))
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_training_is_resumed_to_the_same_bits(store, tmp_path, processes):
+    die = """
+def die(state):
+    with open("steps", "a") as file: file.write(f"{state.step}\\n")
+    if state.step == 23 and os.environ.get("RANK", "0") == str(RANKS - 1) and not os.path.exists("killed"):
+        open("killed", "w").close()
+        os.kill(os.getpid(), 9)
+trained = fit(""".replace("RANKS", str(processes))
+    train = TRAIN.replace("trained = fit(", die).replace("run=run,", "run=run, on_step=die, checkpoint_every_s=0,")
+    notebook = write_notebook(tmp_path / "train.ipynb", train, LOG)
+    (tmp_path / "killed").touch()
+    whole = run_notebook(store, notebook, cwd=tmp_path, processes=processes)
+    (tmp_path / "killed").unlink()
+    killed = run_notebook(store, notebook, cwd=tmp_path, processes=processes)
+    assert (whole.status, killed.status) == ("finished", "killed")
+    (tmp_path / "steps").unlink()
+    call(tmp_path, "resume", killed.id)
+    resumed = store.runs.list()[0]
+    assert (resumed.status, resumed.resumed_from, resumed.request["processes"]) == ("finished", killed.id, processes)
+    assert min(map(int, (tmp_path / "steps").read_text().split())) > 20, "it went on from its checkpoint"
+    for ours, theirs in zip(weights(store, resumed), weights(store, whole), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_the_command(store, tmp_path):
     write_notebook(tmp_path / "train.ipynb", "import os\nprint('rank', os.environ['RANK'], 'of', os.environ['WORLD_SIZE'])")
     record = json.loads(call(tmp_path, "run", "train.ipynb", "--nproc", "3", "--json"))

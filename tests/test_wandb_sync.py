@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 from wandb_server import IMPATIENT, WandbServer
 
-from mlops_nb.settings import open_workspace
+from mlops_nb.settings import TrackingError, open_workspace
 from mlops_nb.store import sync as store_sync, tables
 from mlops_nb.store.door import open_store
 from mlops_nb.store.record import LIVE
@@ -733,3 +733,26 @@ def test_a_link_whose_version_was_cleared_away_keeps_nothing_else_back(store, mo
     assert result.waiting == {} and "gone:v0 was removed" in result.impossible[run.id][0] and list(result.impossible) == [run.id]
     found = {each.name: (each.upload, each.edges_waiting) for each in upload_status(store)}
     assert found == {"first": (UPLOADED, 1), "after": (COMPLETE, 0)}
+
+
+def test_a_link_that_the_server_refuses_keeps_nothing_else_back(store, monkeypatch):
+    class Strict(FakeServer):
+        def link(self, version, target, aliases):
+            if target == "models/forbidden": raise TrackingError("W&B could not take a link (no such collection)")
+            super().link(version, target, aliases)
+
+    run, after = (store.runs.create(project="digits", name=name) for name in ("first", "after"))
+    kept = log_text(store, run.id, "kept", "kept")
+    for each, target in ((run, "models/forbidden"), (run, "models/kept"), (after, "models/after")):
+        remember_link(store.runs.folder(each.id), kept.reference, target)
+    for each in (run, after): store.runs.finish(each.id, "finished", wandb_state="disabled", journal_rows=0)
+    server = Strict(store, [kept.row_id])
+    monkeypatch.setattr(store_sync, "connect", lambda workspace: server)
+    result = store_sync.sync(store)
+    assert sorted(server.linked) == [("v0", "models/after"), ("v0", "models/kept")]
+    [why] = result.impossible[run.id]
+    assert why.startswith("kept:v0 into models/forbidden: W&B could not") and list(result.impossible) == [run.id]
+    assert {each.name: each.upload for each in upload_status(store)} == {"first": UPLOADED, "after": COMPLETE}
+    def nobody(self, *arguments): raise TrackingError("W&B could not read a run (connection lost)")
+    monkeypatch.setattr(Strict, "run", nobody)
+    with pytest.raises(TrackingError, match="connection lost"): store_sync.sync(store)

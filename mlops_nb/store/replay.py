@@ -16,6 +16,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 # %% ../../nbs/1_store/18_replay.ipynb #d3262f94
+from ..settings import TrackingError
 from . import tables
 from .door import Store
 from .journal import Journal, read_journal
@@ -57,12 +58,11 @@ class Replayed:
     impossible: tuple[str, ...] = () # why other versions never come there
 
 # %% ../../nbs/1_store/18_replay.ipynb #463d4663
-def _replayed(shelf, told, missing, unknown=()):
-    "What came of it: of versions that are missing, those whose files were removed never come, nor what the catalog does not have."
+def _replayed(shelf, told, missing, refused=()):
+    "What came of it: of versions that are missing, those whose files were removed never come, nor does what is refused."
     artifacts = [shelf.artifact(row_id) for row_id in dict.fromkeys(missing)]
     gone = [str(removed_error(each.reference, each.removed_at)) for each in artifacts if each.removed_at is not None]
-    gone += [f"{reference} is not in the catalog" for reference in unknown]
-    return Replayed(told, tuple(each.reference for each in artifacts if each.removed_at is None), tuple(gone))
+    return Replayed(told, tuple(each.reference for each in artifacts if each.removed_at is None), (*gone, *refused))
 
 # %% ../../nbs/1_store/18_replay.ipynb #cabd28dc
 def replay_edges(
@@ -92,20 +92,28 @@ def _row_of(shelf, reference):
     with shelf.store.catalog.read() as connection: return connection.execute(query).scalar()
 
 # %% ../../nbs/1_store/18_replay.ipynb #0b1032c5
+def _refusal(shelf, record, version, link):
+    "Link a version; why the server, which is still there, does not take that."
+    try: shelf.client.link(version, link["target"], link["aliases"])
+    except TrackingError as error:
+        shelf.client.run(record.project, record.id) # raises where nobody answers
+        return str(error)
+
+# %% ../../nbs/1_store/18_replay.ipynb #7a045ef9
 def replay_links(
     shelf: Shelf,
     record: RunRecord, # that the server has
 ) -> Replayed:
     "Tell a server where versions are to be shown as well"
-    told, missing, unknown = 0, [], []
+    told, missing, refused = 0, [], []
     for link in links_of(shelf.store.runs.folder(record.id)):
         row_id = _row_of(shelf, link["artifact"])
-        if row_id is None: unknown.append(link["artifact"])
+        if row_id is None: refused.append(f"{link['artifact']} is not in the catalog")
         elif version := shelf.find_anywhere(row_id, record.project):
-            shelf.client.link(version, link["target"], link["aliases"])
-            told += 1
+            if why := _refusal(shelf, record, version, link): refused.append(f"{link['artifact']} into {link['target']}: {why}")
+            else: told += 1
         else: missing.append(row_id)
-    return _replayed(shelf, told, missing, unknown)
+    return _replayed(shelf, told, missing, refused)
 
 # %% ../../nbs/1_store/18_replay.ipynb #9a2990e4
 def wanted_aliases(
