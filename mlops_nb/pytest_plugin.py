@@ -31,10 +31,12 @@ def gate_of(
 ) -> "GateReport":
     "The verdicts, made by the first test that asks"
     from mlops_nb.evaluation.gates import gate
+    from mlops_nb.figures import use_fonts
     from mlops_nb.settings import MlopsError, find_workspace
     from mlops_nb.store.door import open_store
     if _GATE not in config.stash:
         model, data, strict = (config.getoption(f"--mlops-{each}") for each in ("model", "data", "strict"))
+        use_fonts() # the pictures that the run keeps have names of slices in them
         try: config.stash[_GATE] = gate(open_store(find_workspace(config.rootpath)), model, data, strict=strict)
         except MlopsError as problem: config.stash[_GATE] = problem # said by each test, and computed once
     if isinstance(config.stash[_GATE], Exception): raise config.stash[_GATE]

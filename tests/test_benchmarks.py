@@ -1,6 +1,7 @@
 """Benchmarks stay able to run: the catalog that they measure with, small, on both databases, and the questions that they ask."""
 
 import sys
+from importlib.util import find_spec
 
 import pytest
 import sqlalchemy as sa
@@ -105,3 +106,115 @@ def test_speeds_and_costs_are_those_of_pairs(training):
     assert training.compare(work, turns(1.0), turns(2.0))["met"] is None
     costs = training.compare_costs(work, {"bare": turns(1.0, 2.0), "ours": turns(1.01, 2.02), "traceml": turns(1.2, 2.4)})
     assert (costs["ours"], costs["peer"], costs["met"]) == (0.01, 0.2, True) and costs["ratio"] > 1
+
+
+@pytest.fixture
+def evaluation(monkeypatch):
+    "The module benchmarks/evaluation.py"
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import evaluation
+
+    yield evaluation
+    torch.set_num_threads(threads)
+    for name in ("evaluation", "run_all"):
+        sys.modules.pop(name, None)
+
+
+def test_every_case_of_evaluation_can_be_asked_for(evaluation, capsys):
+    options = evaluation.parse(["--json", "--only", "bootstrap_metrics", "--repeats", "1"])
+    assert (options.only, options.repeats, options.json) == (["bootstrap_metrics"], 1, True)
+    assert evaluation.parse([]).only == ["drift_356k_x_50", "bootstrap_metrics", "permutation_importance", "integrated_gradients"]
+    with pytest.raises(SystemExit):
+        evaluation.parse(["--only", "bootstrap"])
+    assert "bootstrap_metrics" in capsys.readouterr().err
+
+
+def test_sides_take_turns_at_being_first(evaluation):
+    order = []
+    turns = evaluation.take_turns({"ours": lambda: order.append("ours"), "peer": lambda: order.append("peer")}, 2)
+    assert order == ["ours", "peer", "peer", "ours"] and {name: len(each) for name, each in turns.items()} == {"ours": 2, "peer": 2}
+    found = evaluation.compare([1.0, 2.0, 4.0], [10.0, 40.0, 40.0], 10)
+    assert (found["ours"], found["peer"], found["ratio"], found["met"]) == (2.0, 40.0, 10.0, True)  # the median of the three ratios
+    assert not evaluation.compare([1.0], [9.9], 10)["met"]
+
+
+def check_extrapolated(found, factor, words):
+    "A peer that is timed on a part says so, and is the part times the factor"
+    assert found["peer"] == pytest.approx(found["peer_measured_s"][0] * factor, rel=1e-3) and found["peer_is"] == words
+
+
+def test_bootstrap_measures_what_scikit_learn_does(evaluation, capsys):
+    found = evaluation.bootstrap_metrics(1, rows=4000, resamples=10, timed=2)
+    assert found["largest_difference"] < 1e-9 and (found["target"], found["slices"]) == (50, 20)
+    check_extrapolated(found, 5, "timed on 2 resamples and extrapolated to 10")
+    evaluation.tell({"bootstrap_metrics": found}, "evaluation", False, evaluation.show_more)
+    assert "peer_is timed on 2 resamples and extrapolated to 10" in capsys.readouterr().out
+
+
+def test_bootstrap_is_not_timed_where_the_numbers_differ(evaluation, monkeypatch):
+    true = evaluation.weighted_metrics
+    monkeypatch.setattr(evaluation, "weighted_metrics", lambda *given: [value + 1e-6 for value in true(*given)])
+    with pytest.raises(RuntimeError, match="the same draw differs"):
+        evaluation.bootstrap_metrics(1, rows=4000, resamples=10, timed=2)
+
+
+def test_permutations_lose_what_scikit_learn_says_they_lose(evaluation):
+    found = evaluation.permutation_importance(1, rows=4000)
+    assert (found["target"], found["rows"], found["columns"], found["shuffles"]) == (3, 4000, 20, 2) and found["ratio_on_arrays"] > 0
+
+
+def test_gradients_are_those_of_captum_row_by_row(evaluation):
+    found = evaluation.integrated_gradients(1, rows=200, timed=20)
+    assert found["worst_relative_delta"] < 0.05
+    check_extrapolated(found, 10, "timed on 20 rows and extrapolated to 200")
+
+
+@pytest.fixture
+def drifted(evaluation):
+    "Two tables of the benchmark, small, and what is said about them"
+    from mlops_nb.data.drift import drift
+
+    reference, current = evaluation.make_table(3000, 0), evaluation.make_table(2500, 1, evaluation.SHIFT)
+    return reference, current, drift(reference, current, evaluation.schema_of(reference))
+
+
+def by_hand(reference, current, report, evaluation):
+    "What Evidently 0.7.23 computes, by SciPy: PSI of the cells, 0.0001 in empty ones; Wasserstein in deviations, or Jensen-Shannon"
+    import numpy as np
+    import pandas as pd
+    from scipy.spatial.distance import jensenshannon
+    from scipy.stats import wasserstein_distance
+
+    def shares(before, after):
+        counts = pd.concat([each.value_counts(normalize=True) for each in (before, after)], axis=1).fillna(0)
+        return counts.to_numpy().T
+
+    cells, psi, chosen = [evaluation.in_cells(report, each) for each in (reference, current)], {}, {}
+    for name in cells[0]:
+        before, after = np.where((found := shares(cells[0][name], cells[1][name])) == 0, 0.0001, found)
+        psi[name] = float(np.sum((before - after) * np.log(before / after)))
+    for name in reference:
+        sides = reference[name], current[name]
+        is_text = name.startswith("category")
+        chosen[name] = jensenshannon(*shares(*sides)) if is_text else wasserstein_distance(*sides) / np.std(sides[0])
+    return psi, chosen
+
+
+def test_drift_of_the_benchmark_is_known_before_it_is_timed(drifted, evaluation):
+    reference, current, report = drifted
+    assert reference.shape == (3000, 50) and 0 < len(report.drifted) < 50
+    psi, chosen = by_hand(reference, current, report, evaluation)
+    evaluation.check_statistics(report, psi, chosen)
+    for wrong in ({"psi": psi | {"category level_4": psi["category level_4"] + 0.01}}, {"chosen": chosen | {"category_3": 0.5}}):
+        with pytest.raises(RuntimeError, match=r"level_4: PSI|category_3: its own statistic"):
+            evaluation.check_statistics(report, **{"psi": psi, "chosen": chosen} | wrong)
+
+
+@pytest.mark.skipif(find_spec("evidently") is None, reason="Evidently is in the environment of benchmarks only")
+def test_drift_is_that_of_evidently(evaluation, drifted):
+    reference, current, report = drifted
+    evaluation.check_drift(reference, current, evaluation.schema_of(reference))
+    found = evaluation.drift_356k_x_50(1, rows=3000)
+    assert (found["target"], found["rows"], found["columns"]) == (100, 3000, 50)

@@ -25,6 +25,26 @@ PATIENTS = np.array("""
 """.split(), float).reshape(-1, 4)
 
 
+# WFNS grade, S100b, NDKA and a poor outcome of 113 patients after a haemorrhage: Turck et al., Intensive Care Medicine 36 (2010), 107-115,
+# as the data set aSAH of the R package pROC 1.18.0 has them
+BLEEDINGS = np.array("""
+1 0.13 3.01 0  1 0.14 8.54 0  1 0.1 8.09 0  1 0.04 10.42 0  3 0.13 17.4 1  2 0.1 12.75 1  5 0.47 6 0  4 0.16 13.2 1  1 0.18 15.54 0
+2 0.1 6.01 0  5 0.12 15.96 1  2 0.1 17.86 0  5 0.44 5.18 1  5 0.71 8.9 1  1 0.04 13.41 0  2 0.08 20.75 0  5 0.49 11.6 1
+2 0.04 16.11 0  2 0.07 32.37 1  5 0.33 54.82 1  2 0.09 32.41 1  1 0.09 49.94 0  1 0.07 40.34 1  1 0.11 9.47 0  1 0.07 6.29 0
+2 0.17 12.53 0  1 0.07 6.54 0  2 0.11 6.3 0  1 0.13 80.3 0  1 0.19 12.8 0  3 0.05 9.8 0  4 0.16 9.81 0  2 0.41 9.85 1  1 0.14 18.21 0
+4 0.34 5.03 0  5 0.35 14.04 1  4 0.48 21.93 1  1 0.09 8.02 0  4 0.96 7.42 1  2 0.25 8.38 1  5 0.5 6.59 0  5 0.46 9.63 0
+1 0.16 13.12 0  1 0.07 7.96 0  2 0.43 14.34 0  4 0.45 41.43 0  1 0.11 7.63 0  1 0.08 7.06 0  2 0.09 12.59 0  5 0.86 13.56 1
+5 0.52 3.87 1  2 0.08 9.44 0  1 0.06 7.66 0  2 0.13 12.98 0  5 2.07 419.19 1  1 0.1 27.19 0  2 0.14 22.27 0  2 0.15 9.95 0
+2 0.07 21.22 1  1 0.06 11.73 0  5 0.77 10.4 1  1 0.05 58.83 0  1 0.09 6.39 0  2 0.3 11.09 1  5 0.03 12.22 1  2 0.09 13.67 1
+1 0.04 17.21 0  4 0.23 22.63 1  5 0.7 12.9 1  2 0.09 9.7 0  4 0.27 21.57 1  4 0.71 8.23 1  1 0.08 72.57 1  4 0.26 15.54 1
+1 0.08 10.51 0  2 0.16 10.6 0  1 0.09 14.57 0  4 0.13 5.19 1  2 0.1 9.63 1  1 0.08 4.61 0  2 0.11 21.48 1  3 0.33 17.3 0
+2 0.11 12.71 0  4 0.28 9.44 0  2 0.07 11.07 0  1 0.1 19.46 0  4 0.32 10.83 0  5 0.22 5.37 1  1 0.07 11.97 0  1 0.05 7.75 0
+5 0.24 9.83 0  4 0.38 10.55 0  2 0.1 28.49 0  2 0.15 8.53 0  1 0.08 12.57 0  1 0.14 12.9 0  1 0.1 46.83 0  3 0.07 11.68 0
+1 0.04 12.67 0  2 0.19 9.01 0  5 0.56 9.57 1  2 0.14 34.06 1  2 0.58 11.72 1  5 0.32 14.26 1  5 0.82 47.61 1  5 0.74 11.67 1
+2 0.15 24.58 0  4 0.47 10.33 0  4 0.17 13.87 0  5 0.44 15.89 1  1 0.15 22.43 0  1 0.5 6.79 0  1 0.48 13.45 0
+""".split(), float).reshape(-1, 4)
+
+
 def by_definition(truth, outputs):
     "DeLong et al. (1988), section 2: components V10 and V01 over all pairs, and S = S10 / m + S01 / n"
     pairs = [(output[truth][:, None] > output[~truth]) + (output[truth][:, None] == output[~truth]) / 2 for output in outputs]
@@ -42,6 +62,22 @@ def test_delong_on_the_patients_of_its_paper():
     assert found.difference == pytest.approx(expected[0][2] - expected[0][1])
     assert found.statistic == pytest.approx(found.difference / variance**0.5)
     assert found.p_value == pytest.approx(stats.chi2.sf(found.difference**2 / variance, 1))
+
+
+@pytest.mark.parametrize(("first", "second", "statistic", "p_value", "bounds"), [
+    ("s100b", "wfns", 2.20898359144091, 0.0271757822291882, (0.0104061769564846, 0.174214419249478)),
+    ("ndka", "wfns", 2.79777591868904, 0.00514557970691098, (0.0634011709339876, 0.3600405634833566)),
+    ("s100b", "ndka", -1.39077002573558, 0.164295175223054, (-0.2876917446341914, 0.0488706064228094))])
+def test_delong_of_published_pairs(first, second, statistic, p_value, bounds):
+    """Robin et al., "pROC", BMC Bioinformatics 12 (2011), 77: `roc.test` of these patients, to the digits of the package's own tests
+
+    (github.com/xrobin/pROC, tests/testthat/test-roc.test.R, "roc.test statistic and p are as expected with defaults")
+    """
+    patients = dict(zip(("wfns", "s100b", "ndka", "outcome"), BLEEDINGS.T, strict=True))
+    assert (len(BLEEDINGS), patients["outcome"].sum()) == (113, 41)
+    found = delong(patients["outcome"], patients[first], patients[second])
+    assert (found.statistic, found.p_value) == pytest.approx((statistic, p_value), rel=1e-10)
+    assert (found.lower, found.upper) == pytest.approx(bounds, rel=1e-10)
 
 
 def test_delong_of_a_published_area():
@@ -81,11 +117,24 @@ def test_delong_holds_its_level():
     assert 8 <= wrong <= 36
 
 
-def test_mcnemar_of_published_examples():
-    "Agresti, Categorical Data Analysis (1990), page 350, as R's mcnemar.test prints it; and the binomial distribution itself"
-    found = mcnemar(150, 86, 1_600)
-    assert (f"{found.statistic:.3f}", f"{found.p_value:.3e}") == ("16.818", "4.115e-05")
-    assert found.difference == pytest.approx(-0.04)
+@pytest.mark.parametrize(("first", "second", "exact_below", "statistic", "p_value"), [
+    # Agresti, Categorical Data Analysis (1990), page 350: 794, 86, 150 and 570 of 1,600 people; `mcnemar.test` of R's manual
+    (86, 150, 25, 16.817796610169, 4.1145622813e-05),
+    # Raschka, mlxtend's user guide, "McNemar's test for classifier comparisons", scenario B
+    (25, 15, 25, 2.025, 0.154728923485),
+    # the same package's tests, mlxtend/evaluate/tests/test_mcnemar_test.py: test_defaults and test_exact
+    (121, 59, 25, 20.672222222222221, 5.4500948254271171e-06), (121, 59, 1_000, 121, 4.4344492637555101e-06),
+    # Fay, "Exact McNemar's Test and Matching Confidence Intervals", vignette of the R package exact2x2: 21, 9, 2 and 12
+    (9, 2, 25, 9, 0.0654296875), (9, 2, 0, 3.2727272727, 0.0704404)])
+def test_mcnemar_of_published_examples(first, second, exact_below, statistic, p_value):
+    found = mcnemar(first, second, exact_below=exact_below)
+    assert (found.statistic, found.p_value) == pytest.approx((statistic, p_value), rel=1e-6)
+    assert found.method.startswith("exact") == (exact_below > first + second)
+    assert mcnemar(second, first, exact_below=exact_below).p_value == pytest.approx(found.p_value)
+
+
+def test_mcnemar_is_the_binomial_distribution_where_few_rows_differ():
+    assert mcnemar(150, 86, 1_600).difference == pytest.approx(-0.04)
     assert mcnemar(12, 12).method.startswith("exact") and mcnemar(12, 13).method.startswith("chi-squared")
     for first, second in ((0, 5), (3, 11), (10, 10), (24, 0)):
         expected = min(1, 2 * stats.binom.cdf(min(first, second), first + second, 0.5))
@@ -121,10 +170,34 @@ def test_better_overall_and_worse_for_some():
     assert found.gain().verdict == "better" and not found.passed
     assert [each.slice for each in found.regressions][0] == "contract == 'monthly' and tenure < 12"
     assert found.message.startswith("v4 against v3: better overall") and "worse for contract == 'monthly'" in found.message
+    assert all(each.upper < 0 for each in found.regressions) and any(each.lower > 0 and each.p_value < 0.05 for each in found.slices)
     assert found.regressions[0].upper < 0 and next(each for each in found.slices if each.rows == 0).note
     page = found._repr_html_()
     assert "McNemar" in page and "DeLong" in page and "contract = monthly" in page
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["passed"] is False
+
+
+def test_a_regression_is_a_loss_that_its_interval_shows():
+    "Losses of all sizes, of which some are within reach of chance"
+    for seed in range(8):
+        table, truth, _, risk, rng = two_models(1_500, seed)
+        challenger = np.where((table.tenure < 36) & (rng.random(1_500) < 0.25), rng.random(1_500), risk)
+        slices = make_slices(table, ["tenure", "contract", "tenure < 3", "tenure < 12 and contract == 'yearly'"])
+        found = compare_models("binary", truth, risk, challenger, slices, ["accuracy"], resamples=200, seed=seed)
+        for each in found.slices:
+            assert each.worse == (each.upper < 0) == (each.gain < 0 and each.p_value < 0.05)
+            assert each.lower <= each.gain <= each.upper
+        assert [each.upper for each in found.slices] == sorted(each.upper for each in found.slices)
+
+
+def test_three_rows_prove_no_regression():
+    truth = np.tile([0, 1], 100)
+    champion, challenger = np.where(truth == 1, 0.9, 0.1), np.where(truth == 1, 0.8, 0.2)
+    challenger[:3] = 1 - champion[:3]
+    found = compare_models("binary", truth, champion, challenger, make_slices(pd.DataFrame({"row": range(200)}), "row < 3"), ["accuracy"])
+    [each] = found.slices
+    assert (each.rows, each.champion, each.challenger, each.worse) == (3, 1, 0, False) and each.lower < 0 < each.upper
+    assert each.note.startswith("3 rows, fewer than 30")
 
 
 def test_html_is_escaped():

@@ -145,6 +145,14 @@ def test_holm_is_between_the_plain_and_the_bonferroni_correction(p_values):
     assert [adjusted[place] for place in np.argsort(p_values)] == sorted(adjusted)
 
 
+def test_holm_by_hand():
+    "The sorted p-values times 4, 3, 2 and 1 are 0.04, 0.06, 0.06 and 0.05: no later one is smaller than one before it"
+    adjusted, levels = holm([0.03, 0.01, 0.05, 0.02], 0.05)
+    assert adjusted == pytest.approx([0.06, 0.04, 0.06, 0.06]) and levels == pytest.approx([0.05 / 2, 0.05 / 4, 0.05, 0.05 / 3])
+    assert holm([0.01, 0.04, 0.03, 0.005])[0] == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8])[0] == [1, 1] and holm([]) == ([], [])
+
+
 # ---- rows and profiles
 
 

@@ -120,6 +120,75 @@ def test_what_makes_no_sense_ends_with_status_2(folder, tmp_path):
     assert "objectives.toml does not exist" in refuse(folder, "evaluate", "churn", "--gate")
 
 
+def outcomes(folder):
+    "How the runs of evaluations ended"
+    return [run["status"] for run in read(folder, "runs", "list") if run["name"] == "evaluate"]
+
+
+@pytest.mark.parametrize("name, content, said", [
+    ("empty.csv", "", "empty.csv"), ("header.csv", "tenure,charge,gender,senior,leaves\n", "header.csv"),
+    ("picture.csv", "\x89PNG\r\n\x1a\n\x00\x00", "picture.csv"), ("broken.parquet", "no parquet", "broken.parquet"),
+    ("nowhere.csv", None, "nowhere.csv"), ("notes.txt", "hello", "notes.txt")])
+def test_a_file_that_is_no_table_is_named(folder, tmp_path, name, content, said):
+    if content is not None:
+        (tmp_path / name).write_bytes(content.encode("latin-1"))
+    message = refuse(folder, "evaluate", "churn", "--data", tmp_path / name, "--gate")
+    assert said in message and "Traceback" not in message
+    assert "running" not in outcomes(folder)
+
+
+@pytest.mark.parametrize("model, data, said", [
+    ("nan-model", None, "no finite output for"), ("sure-model", None, "allowed is a probability from 0 to 1"),
+    ("churn:champion", None, "champion"), ("churn", "customers:champion", "champion"), ("customers", None, "'dataset', not 'model'"),
+    ("churn", "customer:latest", "did you mean 'customers")])
+def test_models_and_data_that_cannot_be_evaluated(folder, model, data, said):
+    with start_run("train", workspace=folder) as run:
+        rows = open_dataset(run.use_artifact("customers:latest")).table("train")
+        signature = fit_signature(rows, open_dataset(run.use_artifact("customers:latest")).schema)
+        encoder = Encoder(signature, *to_tensors(rows, signature))
+        for name, scale in (("nan-model", float("nan")), ("sure-model", 1.2)):
+            log_model(run, name, encoder, Scorer(encoder.feature_columns, {"tenure": -2.5}, -0.5, scale), signature)
+    message = refuse(folder, "evaluate", model, *(("--data", data) if data else ()), "--resamples", "20")
+    assert said in message and "Traceback" not in message, message
+    assert "running" not in outcomes(folder)
+
+
+def test_an_unknown_metric_is_not_measured_and_its_nearest_name_is_given(folder):
+    (folder / "objectives.toml").write_text(OBJECTIVES.replace("test_roc_auc", "test_rocauc"))
+    status, output, _ = invoke(folder, "evaluate", "churn", "--gate", "--resamples", "20")
+    assert status == 1 and "not measured" in output and "did you mean 'test_roc_auc'" in output
+    (folder / "objectives.toml").write_text(OBJECTIVES.replace("demographic_parity", "demografic_parity"))
+    assert "did you mean 'demographic_parity_difference'" in refuse(folder, "evaluate", "churn", "--gate")
+
+
+def test_a_gate_alone_makes_a_card(folder, tmp_path):
+    "Without a template: the command's own record has all that the card needs"
+    (folder / "objectives.toml").write_text(IMPOSSIBLE)
+    assert invoke(folder, "evaluate", "churn", "--gate", "--resamples", "20", "--slice", "gender")[0] == 1
+    call(folder, "card", "churn", tmp_path / "card.html")
+    text = call(folder, "card", "churn")
+    assert "churn:v0 does not pass" in text and "told apart" in text and "gender = f" in text and "customers:v0, test rows" in text
+    assert "```mermaid" in text and "<svg" in (tmp_path / "card.html").read_text(encoding="utf-8")
+
+
+JUNIT = {"testsuites": (set(), {"testsuite"}), "testsuite": ({"name", "tests", "errors", "skipped", "failures"}, {"testcase"}),
+         "testcase": ({"classname", "name", "time"}, {"failure", "system-out"}),
+         "failure": ({"message"}, set()), "system-out": (set(), set())}
+
+
+def test_the_junit_file_has_the_form_that_servers_read(folder, tmp_path):
+    "Elements, attributes and counts as in the schema of Ant's JUnit task, with names that XML has to escape"
+    (folder / "objectives.toml").write_text(IMPOSSIBLE.replace("told apart", "told <apart> & more"), encoding="utf-8")
+    assert invoke(folder, "evaluate", "churn", "--gate", "--resamples", "20", "--junit", tmp_path / "gate.xml")[0] == 1
+    root = ElementTree.parse(tmp_path / "gate.xml").getroot()
+    for element in root.iter():
+        attributes, children = JUNIT[element.tag]
+        assert set(element.attrib) == attributes and {each.tag for each in element} <= children, element.tag
+    suite = root[0]
+    assert int(suite.get("tests")) == len(suite) == 5 and int(suite.get("failures")) == len(suite.findall("testcase/failure")) == 1
+    assert suite[0].get("name") == "told <apart> & more" and all(float(case.get("time")) >= 0 for case in suite)
+
+
 def pytest_of(folder, *arguments):
     "Exit status and output of pytest in the workspace"
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("MLOPS_NB_", "WANDB_", "PYTEST_"))}
@@ -137,6 +206,14 @@ def test_each_objective_is_a_test(folder, tmp_path):
     assert "Traceback" not in output and "costs 700 EUR" in output
     cases = {case.get("name"): len(case) for case in ElementTree.parse(tmp_path / "tests.xml").iter("testcase")}
     assert cases["keep: told apart"] == 1 and cases["keep: in time"] == 0
+
+
+def test_the_plugin_works_from_another_folder(folder, tmp_path):
+    "The root of the tests is the workspace, wherever pytest is called"
+    status, output = pytest_of(tmp_path, "-q", "--rootdir", folder, folder, "--mlops-model", "churn:latest")
+    assert status == 0 and "4 passed" in output, output
+    status, output = pytest_of(tmp_path, "-q", "--mlops-model", "churn:latest")
+    assert status == 2 and "mlops-nb init" in output, "a folder without a workspace"
 
 
 def test_tests_of_objectives_stand_beside_others(folder, tmp_path):

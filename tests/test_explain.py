@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mlops_nb import start_run
-from mlops_nb.evaluation import explain
+from mlops_nb.evaluation import attributions
 from mlops_nb.evaluation.explain import attribute, explain_row, permutation_importance
 from mlops_nb.settings import DataError, ModelError, NotFoundError
 from mlops_nb.training.encoder import Encoder
@@ -122,15 +122,16 @@ def test_a_row_like_the_reference():
 
 def test_columns_that_speak_against_each_other():
     "The difference is almost zero; what was said is not"
-    found = explain.Attribution(("a", "b"), np.array([[5.0, -4.999], [5.0, -4.9], [2.0, 2.0]]), np.array([1.0, 1.0, 5.1]), np.ones(3),
-                                np.array([64, 64, 64]), "reference", "unit")
+    found = attributions.Attribution(("a", "b"), np.array([[5.0, -4.999], [5.0, -4.9], [2.0, 2.0]]), np.array([1.0, 1.0, 5.1]), np.ones(3),
+                                     np.array([64, 64, 64]), "reference", "unit")
     np.testing.assert_allclose(found.deltas, [0.001, 0.1, -0.1])
     np.testing.assert_allclose(found.relative_deltas, [0.001 / 0.09999, 0.1 / 0.099, 0.1 / 4.1])
     assert not found.converged
 
 
 def test_what_float32_cannot_tell_apart_is_no_delta():
-    found = explain.Attribution(("a",), np.array([[0.0]]), np.array([1000.0001]), np.array([1000.0]), np.array([64]), "reference", "unit")
+    found = attributions.Attribution(("a",), np.array([[0.0]]), np.array([1000.0001]), np.array([1000.0]), np.array([64]),
+                                     "reference", "unit")
     assert found.converged
 
 
@@ -169,12 +170,12 @@ def test_few_points_are_held_at_a_time(monkeypatch):
         return features.sum(1, keepdim=True).tanh(), None
     model = model_of("binary", score)
     whole = attribute(model, table(600, seed=1), table())
-    assert max(seen) <= explain._CELLS
-    monkeypatch.setattr(explain, "_CELLS", 50 * len(model.feature_columns))
-    monkeypatch.setattr(explain, "_ROWS", 50)
+    assert max(seen) <= attributions._CELLS
+    monkeypatch.setattr(attributions, "_CELLS", 50 * len(model.feature_columns))
+    monkeypatch.setattr(attributions, "_ROWS", 50)
     seen.clear()
     parts = attribute(model, table(600, seed=1), table())
-    assert max(seen) <= explain._CELLS
+    assert max(seen) <= attributions._CELLS
     np.testing.assert_allclose(parts.values, whole.values, atol=1e-5)
     np.testing.assert_allclose(parts.differences, whole.differences, atol=1e-6)
 

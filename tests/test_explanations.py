@@ -13,11 +13,14 @@ from mlops_nb import start_run
 from mlops_nb.evaluation import explain_checks, explanations
 from mlops_nb.evaluation.attribution_drift import explanation_drift
 from mlops_nb.evaluation.explain import permutation_importance
-from mlops_nb.evaluation.explain_checks import CHECKS, Checked, check_attribution, randomisation_curve, run_checks
+from mlops_nb.evaluation.explain_checks import CHECKS, Checked, check_attribution, run_checks
 from mlops_nb.evaluation.explanation_figures import doubts
 from mlops_nb.evaluation.explanations import Explanation, explain, load_explanation
-from mlops_nb.evaluation.methods import METHODS, attribute_by, seeded
+from mlops_nb.evaluation.method_values import attribute_by, seeded
+from mlops_nb.evaluation.methods import METHODS
 from mlops_nb.evaluation.nearest import nearest_rows
+from mlops_nb.evaluation.randomisation import randomisation_curve
+from mlops_nb.evaluation.slices import make_slices
 from mlops_nb.evaluation.subjects import make_subject
 from mlops_nb.settings import DataError, ModelError, NotFoundError
 from mlops_nb.training.models import load_model, log_model
@@ -225,12 +228,12 @@ def test_checks_fail_for_a_randomised_model(known):
 
 def test_an_explanation_that_ignores_the_weights_fails(known, monkeypatch):
     "Inputs themselves, taken for an explanation: an edge detector of tables"
-    from mlops_nb.evaluation import methods
+    from mlops_nb.evaluation import method_values
 
     model, rows, _ = known
     def inputs(subject, features, targets, samples, window):
         return (features - subject.reference).double()
-    monkeypatch.setitem(methods._VALUES, "gradient_shap", inputs)
+    monkeypatch.setitem(method_values._VALUES, "gradient_shap", inputs)
     found = explain(model, rows, "gradient_shap", classes=["No", "Yes"])
     [check] = [each for each in found.checks if each.name == "randomisation"]
     assert check.passed is False and check.value == pytest.approx(1) and "does not depend on what the model learned" in check.message
@@ -326,15 +329,15 @@ def test_draws_repeat_and_leave_the_generators_alone():
 
 
 def test_memory_is_bounded(monkeypatch):
-    from mlops_nb.evaluation import explain as gradients
+    from mlops_nb.evaluation import attributions
 
     seen = []
     def formula(x):
         seen.append(x.numel())
         return (x[:, :1] * x[:, 1:2]).tanh()
     whole = {name: explain(Formula(formula), SOME, name, samples=10, checks=False).values for name in LOCAL}
-    monkeypatch.setattr(gradients, "_CELLS", 500)
-    monkeypatch.setattr(gradients, "_ROWS", 100)
+    monkeypatch.setattr(attributions, "_CELLS", 500)
+    monkeypatch.setattr(attributions, "_ROWS", 100)
     seen.clear()
     for name, values in whole.items():
         parts = explain(Formula(formula), SOME, name, samples=10, checks=False).values
@@ -445,6 +448,51 @@ def test_encoding_once_is_shuffling_the_table(stored):
         assert found[name] == pytest.approx(np.mean(lost), abs=1e-9)
 
 
+def test_real_slices_and_their_picture(stored, tmp_path):
+    "Each slice that `make_slices` cuts has the mean size of its own rows, on the picture and in the files"
+    model, _, table = stored
+    found = explain(model, table[200:], reference=table[:200], checks="skill")
+    slices = make_slices(table[200:], ["city", "age", "noise > 0"], min_rows=5)
+    by = found.by_slice(slices)
+    assert list(by.columns) == [each.name for each in slices] and {"city = Phrae", "noise > 0"} <= set(by.columns) and len(slices) == 7
+    for each in slices:
+        np.testing.assert_allclose(by[each.name], pd.Series(abs(found.values[each.rows]).mean(0), found.columns)[by.index])
+    picture = found.figure(slices)
+    drawn = [ax.images[0].get_array() for part in picture.subfigs for ax in part.axes if ax.images]
+    np.testing.assert_allclose(drawn[0], by)
+    labels = {text.get_text() for part in picture.subfigs for ax in part.axes for text in ax.get_xticklabels()}
+    assert "city = Phrae" in labels
+    found.save(tmp_path, slices)
+    kept = json.loads((tmp_path / "explanation.json").read_text())["by_slice"]
+    assert kept["city = Phrae"]["city"] == pytest.approx(by.loc["city", "city = Phrae"]) and (tmp_path / "slices.png").stat().st_size
+    assert load_explanation(tmp_path).by_slice(slices).equals(by)
+    with pytest.raises(DataError, match="give True or False for each of the 100 rows"):
+        found.by_slice(make_slices(table, "city"))
+
+
+def test_the_classes_of_a_table_and_their_picture():
+    "The first column decides between a and b, the second for c"
+    def formula(x):
+        return torch.stack([x[:, 0], -x[:, 0], x[:, 1]], 1) * 3
+    found = explain(Formula(formula), SOME, "integrated_gradients", classes=list("abc"), checks=False)
+    by = found.by_class()
+    assert list(by.columns) == ["a", "b", "c"] and by.loc["input 1", "c"] > by.loc["input 1", "a"]
+    assert any(ax.images for part in found.figure().subfigs for ax in part.axes)
+    assert set(found.to_dict()["by_class"]) == set("abc")
+
+
+def test_a_row_stands_beside_its_nearest_training_rows(stored):
+    model, _, table = stored
+    row = explain(model, table[200:], reference=table[:200], checks=False).row(5, nearest=2)
+    positions = row.neighbours["position"].tolist()
+    assert row.neighbours["age"].tolist() == table["age"].iloc[positions].tolist()
+    texts = [text.get_text() for part in row.figure().subfigs for ax in part.axes for text in ax.texts]
+    assert any(text.startswith("nearest 1\nmargin") for text in texts) and table["city"].iloc[positions[0]] in texts
+    images = explain(Formula(lambda x: x.sum((1, 2))[:, None]), torch.rand(9, 4, 4), "occlusion", checks=False).row(0, nearest=3)
+    titles = [ax.get_title() for part in images.figure().subfigs for ax in part.axes]
+    assert sum(title.startswith("nearest") for title in titles) == 3
+
+
 # ---- nearest rows
 
 
@@ -541,6 +589,83 @@ def test_a_model_that_answers_nan_is_refused():
         explain(Formula(lambda x: x.sum((1, 2))[:, None]), torch.rand(3, 4, 5), "occlusion", window=9)
 
 
+def test_a_gradient_that_is_no_number():
+    "PyTorch has none of a root below 0, also where it is not taken: auto goes another way, and who insists is told which"
+    root = Formula(lambda x: torch.where(x[:, :1] > 0, x[:, :1].sqrt(), 0 * x[:, :1]) + x[:, 1:2])
+    found = explain(root, SOME, reference=torch.zeros(1, 5), checks=False)
+    assert found.method == "shapley_sampling" and "the gradient of the margin is no number" in found.why and np.isfinite(found.values).all()
+    with pytest.raises(ModelError, match="NaN or infinite in .* of 120 rows, row .*; what needs none: shapley_sampling"):
+        explain(root, SOME, "integrated_gradients", reference=torch.zeros(1, 5))
+    with pytest.raises(ModelError, match="what rows are compared with .mean of 1 reference rows. with NaN or infinity"):
+        explain(Formula(lambda x: x[:, :1].log()), SOME.abs() + 1, reference=torch.zeros(1, 5))
+
+
+def test_missing_values_are_said(stored):
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(rng.normal(size=(60, 2)), columns=["pay", "age"])
+    truth = (rows["pay"] > 0).to_numpy().astype(int)
+    asked = LogisticRegression().fit(rows, truth)
+    rows.loc[3, "age"] = np.nan
+    with pytest.raises(DataError, match="LogisticRegression cannot answer these rows: .*NaN.*Missing values are in column 'age'; fill"):
+        explain(asked, rows, truth=truth)
+    with pytest.raises(DataError, match="the truth of row 2 is nan; allowed is a class from 0 to 1"):
+        explain(asked, rows, truth=[0.0, float("nan")] + [1] * 58)
+    with pytest.raises(DataError, match="missing or infinite numbers in row 4"):
+        explain(Formula(lambda x: x[:, :1]), rows)
+    model, _, table = stored
+    with pytest.raises(ModelError, match="the model answers 1 of 20 rows with NaN or infinity, row 3 first"):
+        explain(model, table[:20].assign(age=table["age"][:20].where(table.index[:20] != 2)))
+    with pytest.raises(DataError, match="leaves"):
+        explain(model, table[:20].assign(leaves=table["leaves"][:20].where(table.index[:20] != 2)))
+
+
+def test_every_method_that_does_not_fit_says_which_do():
+    "All methods on all kinds of subjects: each works, or names those that do, and those do"
+    from sklearn.tree import DecisionTreeClassifier
+
+    rows, truth = SOME.numpy(), (SOME[:, 0] > 0).numpy().astype(int)
+    stairs = Formula(lambda x: (x.flatten(1)[:, :1] > 0).float())
+    subjects = {"numbers": (Formula(lambda x: x[:, :1]), SOME), "stairs": (stairs, SOME), "images": (stairs, torch.rand(5, 4, 4)),
+                "tree": (DecisionTreeClassifier(max_depth=2).fit(rows, truth), rows)}
+    fits = {"numbers": "integrated_gradients gradient_shap shapley_sampling permutation", "stairs": "shapley_sampling permutation",
+            "images": "occlusion", "tree": "permutation"}
+    for name, (model, data) in subjects.items():
+        known = truth[:len(data)] if name == "tree" else truth[:len(data)].astype(float)
+        for method in METHODS:
+            if method in fits[name].split():
+                assert explain(model, data, method, truth=known, samples=2, checks=False).method == method
+            else:
+                with pytest.raises(ModelError, match=f"{method} does not fit: .*; what does: {fits[name].replace(' ', ', ')}$"):
+                    explain(model, data, method, truth=known)
+    with pytest.raises(NotFoundError, match="did you mean 'shapley_sampling'"):
+        explain(Formula(lambda x: x[:, :1]), SOME, "shaply_sampling")
+
+
+def test_programs_of_torch_export_are_explained_in_silence():
+    program = torch.export.export(net(5), (SOME[:4],), dynamic_shapes=({0: torch.export.Dim("rows")},)).module()
+    before = [each.clone() for each in program.parameters()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = explain(program, SOME, checks=["completeness", "randomisation"])
+    assert found.passed and all(torch.equal(*pair) for pair in zip(before, program.parameters()))
+
+
+def test_pictures_need_no_bold_font(stored, caplog):
+    "Fonts for Thai and Chinese have no bold face; a picture that asks for one fills the log"
+    from matplotlib import rc_context
+
+    from mlops_nb.figures import use_fonts
+
+    model, _, table = stored
+    found = explain(model, table[200:], reference=table[:200], checks="skill")
+    with rc_context():
+        use_fonts()
+        found._repr_png_(), found.row(0)._repr_png_()
+    assert "findfont" not in caplog.text
+
+
 def test_a_module_stays_as_it_is():
     model = nn.Sequential(nn.Linear(5, 4), nn.Dropout(0.5), nn.Linear(4, 1)).train()
     found, again = (explain(model, SOME, checks=False) for _ in range(2))
@@ -548,12 +673,14 @@ def test_a_module_stays_as_it_is():
     assert model.training and all(each.requires_grad and each.grad is None for each in model.parameters())
 
 
-def test_nothing_warns(known):
+def test_nothing_warns(known, stored):
     model, rows, truth = known
+    loaded, _, table = stored
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in ("integrated_gradients", "shapley_sampling", "gradient_shap", "permutation"):
             explain(model, rows[:80], name, classes=["No", "Yes"], truth=truth[:80])._repr_png_()
+        explain(loaded, table[200:], reference=table[:200]).row(0)._repr_png_()
 
 
 def test_names_of_rooms():

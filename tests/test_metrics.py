@@ -83,6 +83,29 @@ def test_counting_rows_equals_weighting_and_repeating_them(case):
         assert once == pytest.approx(evaluate(task, truth, output, name, threshold)[name], rel=1e-9, abs=1e-9), name
         assert weighted == pytest.approx(value, rel=1e-9, abs=1e-9), name
         assert weighted == pytest.approx(again[name], rel=1e-9, abs=1e-9), name
+    if task != "regression":  # scikit-learn has no calibration error
+        weighted = counted_metric("calibration_error", checked, counts)[1]
+        assert weighted == pytest.approx(again["calibration_error"], rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_scikit_learn_is_asked_for_every_metric(task):
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=30) if task == "regression" else np.arange(30) % (2 if task == "binary" else 3)
+    output = {"binary": rng.random(30), "multiclass": rng.dirichlet(np.ones(3), 30), "regression": truth + rng.normal(size=30)}[task]
+    asked = by_scikit(task, truth, output, 0.5, rng.random(30)).keys()
+    assert asked == {each.name for each in metrics_of(task)} - {"calibration_error"}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_weights_need_not_be_whole(task):
+    rng = np.random.default_rng(1)
+    truth = rng.normal(size=200) if task == "regression" else np.arange(200) % (2 if task == "binary" else 4)
+    output = {"binary": rng.random(200), "multiclass": rng.dirichlet(np.ones(4), 200), "regression": truth + rng.normal(size=200)}[task]
+    weights = rng.gamma(1, size=200)
+    for name, value in by_scikit(task, truth, output, 0.5, weights).items():
+        [found] = counted_metric(name, make_case(task, truth, output), weights[None])
+        assert found == pytest.approx(value, rel=1e-9), name
 
 
 @settings(max_examples=60, deadline=None)
@@ -209,6 +232,11 @@ def test_gain_by_default_of_the_primary_metric():
     ("binary", ["no", "yes"], [0.1, 0.2], "truth is not numeric"),
     ("binary", [0, 2], [0.1, 0.2], "truth has row 2: 2.0; allowed is a class from 0 to 1"),
     ("binary", [0, 1], [0.1, np.inf], "output has row 2: inf"),
+    ("binary", [0, 1], [0.1, np.nan], "output has row 2: nan; allowed is a finite number"),
+    ("binary", [0, 1], [-0.1, 0.2], "output has row 1: -0.1; allowed is a probability from 0 to 1"),
+    ("binary", [0, 1], [0.1, 1.0000001], "output has row 2: 1.0000001"),
+    ("multiclass", [0, 1], [[0.5, 0.5], [np.nan, 0.5]], "output has row 2: nan 0.5"),
+    ("regression", [1, 2], [1, None], "output has row 2: nan"),
     ("binary", [0] * 7 + [1], [7.0] * 8, r"row 1: 7.0, .*row 5: 7.0 and 3 more; allowed is a probability"),
     ("binary", [0, 1], [[0.1, 0.9], [0.2, 0.8]], "output has 2 columns; give a binary task the probability of the positive"),
     ("binary", [[0], [1]], [0.1, 0.2], "truth has 2 dimensions; give it 1"),

@@ -46,3 +46,29 @@ def test_electricity_needs_no_option_but_the_target(tmp_path):
     assert metrics["test_roc_auc"] > 0.8
     prepared = call(workspace, "runs", "logs", runs_of(workspace)["prepare"]["id"])
     assert "Split(order: " in prepared
+
+
+@pytest.mark.public_table("telco_churn.csv")
+def test_churn_from_the_table_to_a_card_in_one_run(tmp_path):
+    "Gates with intervals, worst slices, fairness by two columns, explanations with checks, and a card that says all of it"
+    workspace = workspace_about(tmp_path, "telco_churn.csv", "--target", "Churn", "--key", "customerID")
+    prices = ("-p", "evaluate.cost_false_positive", 50, "-p", "evaluate.cost_false_negative", 400)
+    runs = steps(workspace, "-y", "evaluate.sensitive: [gender, SeniorCitizen]", "-y", "explain.slices: [SeniorCitizen]", *prices)
+    assert {name: run["status"] for name, run in runs.items()} == dict.fromkeys(
+        ("prepare", "train", "evaluate", "explain", "card"), "finished")
+    metrics = runs["evaluate"]["metrics"]
+    for name in ("test_roc_auc", "fairness_gender_demographic_parity_difference", "fairness_SeniorCitizen_equalized_odds_difference"):
+        assert metrics[f"{name}_lower"] <= metrics[name] <= metrics[f"{name}_upper"], name
+    (model,) = {each["name"] for each in read(workspace, "lineage", "telco_churn-model:latest")["nodes"] if each["kind"] == "model"}
+    call(workspace, "card", model, "card.md")
+    card = {part.partition("\n")[0]: part for part in (workspace / "card.md").read_text(encoding="utf-8").split("\n## ")}
+    assert not [title for title, text in card.items() if "Not evaluated" in text]
+    for title, words in {
+        "Decision": ["objectives met", "lower bound", " to 0."], "Metrics": ["test_roc_auc", "test_recall"],
+        "Slices": ["The worst slices", "p-values", "SeniorCitizen = 1"],
+        "Operating points": ["recall at least 0.8", "They cost least from"],
+        "Fairness": ["gender", "Female", "SeniorCitizen", "demographic parity"], "Robustness": ["missing values"],
+        "Explanations": ["completeness", "randomisation", "agreement", "influence by slice", "SeniorCitizen = 1"],
+        "Lineage": ["```mermaid", model], "Data": ["7,043"]}.items():
+        for word in words:
+            assert word in card[title], (title, word)

@@ -4,6 +4,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 from sklearn import metrics as scikit
 
 from mlops_nb.evaluation.cases import make_case
@@ -11,7 +14,7 @@ from mlops_nb.evaluation.costs import CostMatrix, cheapest_threshold, cost
 from mlops_nb.evaluation.metrics import metrics_of
 from mlops_nb.evaluation.operating import confusion, operating_points, point_at, threshold_for
 from mlops_nb.evaluation.slices import make_slices, slice_metrics
-from mlops_nb.evaluation.worst_slices import holm, worst_slices
+from mlops_nb.evaluation.worst_slices import joint_bounds, worst_slices
 from mlops_nb.settings import DataError, NotFoundError
 
 
@@ -125,11 +128,47 @@ def test_a_long_table_is_searched_in_a_part_and_measured_in_the_rest(monkeypatch
     assert found.rows.max() > 500
 
 
-def test_holm():
-    "Against the definition: the largest of the products so far"
-    p_values = [0.01, 0.04, 0.03, 0.005]
-    assert holm(p_values) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([]).tolist() == []
+@given(st.floats(-5, 5), st.floats(0.01, 3), st.integers(1, 40), st.integers(1, 500), st.sampled_from([0.8, 0.95, 0.99]))
+def test_interval_and_p_value_say_the_same(gap, spread, tests, rows, level):
+    "Both are Student's, for as many tests: 0 is outside the one just where the other is below 1 - level"
+    draws = gap + spread * np.array([-1.0, 0.0, 1.0, np.nan])
+    lower, upper, p_value = joint_bounds(gap, draws, level, tests, rows)
+    student = stats.t(max(1, rows - 1), gap, spread)
+    assert (lower, upper) == pytest.approx((student.ppf((1 - level) / (2 * tests)), student.isf((1 - level) / (2 * tests))))
+    assert p_value == pytest.approx(min(1, 2 * tests * student.sf(gap + abs(gap))))
+    if abs(p_value - (1 - level)) > 1e-9:
+        assert (lower > 0 or upper < 0) == (p_value < 1 - level)
+
+
+def test_draws_that_do_not_differ_prove_something_of_many_rows_alone():
+    for rows, proven in ((1, False), (3, False), (30, True)):
+        lower, upper, p_value = joint_bounds(1.0, np.ones(50), 0.95, 2, rows)
+        assert (lower > 0, p_value < 0.05, lower + upper) == (proven, proven, pytest.approx(2))
+        assert upper - 1 == pytest.approx(stats.t(max(1, rows - 1)).isf(0.0125) / rows**0.5)  # a sign test's error
+    assert joint_bounds(0.0, np.zeros(50), 0.95, 2, 30) == (0, 0, 1)
+    for gap, draws in ((np.nan, np.ones(9)), (1.0, np.full(9, np.nan)), (1.0, np.ones(1))):
+        assert np.isnan(joint_bounds(gap, draws, 0.95, 2, 30)).all()
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
+@pytest.mark.parametrize("seed", range(6))
+def test_no_slice_is_worse_that_may_be_as_good(metric, seed):
+    "Slices that are a little worse, where the tests do not agree by themselves"
+    table, case = customers(3_000, seed)
+    rng = np.random.default_rng(seed)
+    output = np.where(rng.random(3_000) < np.where(table.contract == "monthly", 0.12, 0.04), 1 - case.output[:, 0], case.output[:, 0])
+    found = worst_slices(make_case("binary", case.truth, output), table, metric, level=0.8, seed=seed)
+    assert len(found) and (found.worse == (found.lower > 0)).all() and (found.worse == ((found.p_value < 0.2) & (found.gap > 0))).all()
+    assert "Bonferroni, two-sided" in found.attrs["method"]
+
+
+@pytest.mark.parametrize(("values", "names"), [
+    ([0.0, 1.0, 1.0], ["x = 1", "x = 0"]), ([0.0, None, 1.0, 1.0], ["x = 1", "x = 0", "x is missing"]),
+    (np.array([0, 1, 1], np.float32), ["x = 1", "x = 0"]), (pd.Categorical([2.0, 3.0, 3.0]), ["x = 3", "x = 2"]),
+    ([0, 1, 1], ["x = 1", "x = 0"]), ([0.5, 1.0, 1.0], ["x = 1.0", "x = 0.5"]), ([1e300, 2.0, 2.0], ["x = 2", f"x = {int(1e300)}"]),
+    ([True, False, True], ["x = True", "x = False"]), (pd.array([1, None, 1], dtype="Int64"), ["x = 1", "x is missing"])])
+def test_whole_numbers_have_no_decimals(values, names):
+    assert [each.name for each in make_slices(pd.DataFrame({"x": values}), "x")] == names
 
 
 def test_operating_points_are_those_of_scikit_learn():

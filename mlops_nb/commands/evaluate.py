@@ -108,9 +108,11 @@ def evaluate(ctx, model, data, part, gated, strict, junit, as_json, **options):
     from mlops_nb.evaluation.evaluating import evaluate_model
     from mlops_nb.evaluation.evaluations import Plan
     from mlops_nb.evaluation.gates import gate, write_junit
+    from mlops_nb.figures import use_fonts
 
     if (strict or junit) and not gated: raise click.UsageError("--strict and --junit speak of the gate: add --gate")
     plan = Plan(**options)
+    use_fonts() # the pictures that the run keeps have names of slices in them
     if not gated:
         evaluation, artifact = evaluate_model(find_store(), model, data, part, plan)
         if as_json: return print_json(evaluation.to_dict() | {"timings": evaluation.timings, "artifact": artifact.reference})

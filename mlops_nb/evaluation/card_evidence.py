@@ -18,6 +18,7 @@ from ..data.datasets import Dataset
 from .details import DETAILS_FILE, Details, read_details
 from .evaluating import EVALUATION_FILE, read_evaluation, training_dataset
 from .evaluations import Evaluation
+from .explanation_records import SLICES_FILE
 from .gates import GateReport, decide
 from .measurements import related_runs
 from .risks import RiskRegister, risks_of
@@ -35,6 +36,7 @@ class KeptExplanation:
     reference: str # of the artifact
     content: dict # of `Explanation.to_dict`
     png: bytes | None # its picture
+    slices: dict | None = None # of `save_slices`: rows of each slice, and influence of each column
 
 # %% ../../nbs/4_evaluation/49_card_evidence.ipynb #b2eb05fa
 @dataclass(frozen=True, eq=False)
@@ -105,7 +107,9 @@ def _read_explanation(artifact, name):
     "One explanation with its picture"
     picture = name.removesuffix("json") + "png"
     png = artifact.path(picture).read_bytes() if _holds(artifact, picture) else None
-    return KeptExplanation(artifact.reference, json.loads(artifact.path(name).read_text(encoding="utf-8")), png)
+    beside = name.removesuffix("explanation.json") + SLICES_FILE
+    slices = json.loads(artifact.path(beside).read_text(encoding="utf-8")) if _holds(artifact, beside) else None
+    return KeptExplanation(artifact.reference, json.loads(artifact.path(name).read_text(encoding="utf-8")), png, slices)
 
 # %% ../../nbs/4_evaluation/49_card_evidence.ipynb #026293ed
 def _environment_of(store, run):

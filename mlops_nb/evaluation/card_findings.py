@@ -58,8 +58,7 @@ def slices(found: Evidence) -> Section:
     "For whom the model is worse"
     parts, details = [], found.details
     if details and details.method:
-        rows = [(each["slice"], each["rows"], each["value"], each["rest"], each["gap"], say_interval(each["lower"], each["upper"]),
-                 "yes" if each["worse"] else "no") for each in details.worst_slices]
+        rows = [_worst_line(each) for each in details.worst_slices]
         tones = ["bad" if each["worse"] else "" for each in details.worst_slices]
         header = ("Slice", ">Rows", ">Value", ">Of the rest", ">Gap", "Interval of the gap", "Proven")
         none = (Text("No slice was large enough to be searched for."),)
@@ -68,11 +67,23 @@ def slices(found: Evidence) -> Section:
     if found.evaluation and found.evaluation.slices: parts += _chosen_slices(found.evaluation)
     return Section("Slices", tuple(parts) or _missing(f"Run: mlops-nb evaluate {found.artifact.reference} --slice COLUMN"))
 
+# %% ../../nbs/4_evaluation/49_card_findings.ipynb #f7d9291a
+def _worst_line(each):
+    "The cells of a slice that was searched for; a search in one half may find rows that have no value in the other"
+    if each["value"] is None:
+        return each["slice"], each["rows"], "–", each["rest"], "–", "no value: these rows have one answer only", "cannot be"
+    proven = "yes" if each["worse"] else "no"
+    return each["slice"], each["rows"], each["value"], each["rest"], each["gap"], say_interval(each["lower"], each["upper"]), proven
+
 # %% ../../nbs/4_evaluation/49_card_findings.ipynb #454e07d2
+def _or_dash(value): return "–" if value is None or value != value else value
+
+# %% ../../nbs/4_evaluation/49_card_findings.ipynb #0004c9bf
 def _chosen_slices(evaluation):
     "The primary metric of the slices that were asked for"
     primary = primary_metric(evaluation.task)
-    rows = [(each["slice"], each["rows"], each["value"], say_interval(each["lower"], each["upper"]), each.get("note") or "")
+    def why(each): return each.get("note") or ("not defined for these rows" if each["value"] is None else "")
+    rows = [(each["slice"], each["rows"], _or_dash(each["value"]), say_interval(each["lower"], each["upper"]), why(each))
             for each in evaluation.slices if each["metric"] == primary]
     return make_grid(f"{primary} by slice", ("Slice", ">Rows", ">Value", "Interval", "Note"), rows)
 
@@ -109,7 +120,9 @@ def equity(found: Evidence) -> Section:
 
 # %% ../../nbs/4_evaluation/49_card_findings.ipynb #5a5d18b4
 def _with_interval(found):
-    return "" if found is None else f"{say(found.value)} ({say_interval(found.lower, found.upper)})".removesuffix(" ()")
+    if found is None: return ""
+    if _or_dash(found.value) == "–": return f"– {found.note or 'not defined for these rows'}"
+    return f"{say(found.value)} ({say_interval(found.lower, found.upper)})".removesuffix(" ()")
 
 # %% ../../nbs/4_evaluation/49_card_findings.ipynb #663bc8c3
 def _gaps(fair):
@@ -165,9 +178,18 @@ def _explanation_parts(kept):
     yield Text(f"{title} of {content['rows']:,} rows. Baseline: {content['baseline']}. Unit: {content['unit']}. Kept as {kept.reference}.")
     if kept.png: yield Picture(f"{title}: influence of each column", kept.png)
     yield from make_grid(f"{title}: influence", ("Column", ">Mean influence", "Interval"), rows, most=12)
+    if kept.slices: yield from _by_slice(title, kept.slices)
     if checks: yield from make_grid(f"{title}: checks", ("Check", ">Value", ">Threshold", "Result", "What it says"), checks,
         ["good" if each["passed"] else "bad" for each in made])
     if unmade: yield Text(f"Checks that were not made: {unmade}.")
+
+# %% ../../nbs/4_evaluation/49_card_findings.ipynb #e11e1ec3
+def _by_slice(title, slices):
+    "The influence of the columns in the largest slices"
+    names = sorted(slices["rows"], key=lambda each: -slices["rows"][each])[:5]
+    rows = [(column, *(_or_dash(values.get(each)) for each in names)) for column, values in slices["influence"].items()]
+    header = ("Column", *(f">{each} ({slices['rows'][each]:,})" for each in names))
+    yield from make_grid(f"{title}: influence by slice (rows), {slices['unit']}", header, rows, most=10)
 
 # %% ../../nbs/4_evaluation/49_card_findings.ipynb #77e9a435
 FINDINGS = (decision, quality, slices, operating, equity, sturdiness, explanations)

@@ -21,7 +21,7 @@ from .paired_tests import PairedTest, delong, mcnemar
 from .replicates import resample
 from .resampling import take_rows
 from .slices import Slice, check_slices, slice_note
-from .worst_slices import holm, joint_bounds
+from .worst_slices import joint_bounds
 from ..settings import DataError
 
 # %% ../../nbs/4_evaluation/45_comparison.ipynb #1398e732
@@ -50,8 +50,8 @@ class SliceGain:
     gain: float
     lower: float # bounds that hold for all slices together
     upper: float
-    p_value: float # that it is no worse, Holm's of all slices
-    worse: bool # a regression: chance alone is no longer enough
+    p_value: float # two-sided, of all slices together (Bonferroni); NaN where there is no interval
+    worse: bool # a regression: the interval lies below 0
     note: str
 
 # %% ../../nbs/4_evaluation/45_comparison.ipynb #def4a0be
@@ -153,13 +153,11 @@ def _slice_gains(cases, slices, metric, draws, level):
         parts = [take_rows(case, each.rows) for case in cases]
         values = [defined_metrics(part, [metric]).get(metric.name, float("nan")) for part in parts]
         gain = sign * (values[1] - values[0])
-        lower, upper, p_value = joint_bounds(-gain, -draw, level, len(slices))
+        lower, upper, p_value = joint_bounds(gain, draw, level, len(slices), each.count)
         undefined = [metric.name] if each.count and values[0] != values[0] else ()
         note = slice_note(parts[0], 30, undefined, int(np.isnan(draw).sum()))
-        found.append((each.name, each.count, *values, gain, -upper, -lower, 1.0 if p_value != p_value else p_value, note))
-    adjusted = holm([each[-2] for each in found])
-    gains = [SliceGain(*each[:-2], float(p), bool(p < 1 - level), each[-1]) for each, p in zip(found, adjusted)]
-    return tuple(sorted(gains, key=lambda each: (each.p_value, each.gain)))
+        found.append(SliceGain(each.name, each.count, *values, gain, lower, upper, p_value, upper < 0, note))
+    return tuple(sorted(found, key=lambda each: (each.upper != each.upper, each.upper)))
 
 # %% ../../nbs/4_evaluation/45_comparison.ipynb #b70da9cc
 def _tests(cases, level):

@@ -56,7 +56,7 @@ def make_frame(
         figure = Figure((width, top + height + bottom), dpi=110, facecolor="white")
         parts = figure.subfigures(3, 1, height_ratios=[top, height, bottom])
         for part in parts: part.set_facecolor("none")
-        parts[0].text(0.012, 1 - 0.1 / top, "\n".join(title), fontsize=12, fontweight="bold", va="top")
+        parts[0].text(0.012, 1 - 0.1 / top, "\n".join(title), fontsize=13, color="#111111", va="top")
         if failed:
             parts[0].set_facecolor("#fbe9e6")
             said = "\n".join(line for lines in failed for line in lines)
@@ -82,13 +82,21 @@ def _bars(ax, names, values, lower=None, upper=None, colors=BLUE):
     places = np.arange(len(names))
     spans = None if lower is None else np.clip([values - lower, upper - values], 0, None)
     ax.barh(places, values, xerr=spans, color=colors, height=0.72, error_kw={"ecolor": "#222222", "elinewidth": 1, "capsize": 2})
-    ax.set_yticks(places, [_short(each) for each in names], fontsize=9, parse_math=False)
+    ax.set_yticks(places, [_short(each, 44) for each in names], fontsize=9, parse_math=False)
     ax.set_ylim(len(names) - 0.4, -0.6)
     ax.axvline(0, color="#888888", linewidth=0.8)
     ax.tick_params(axis="x", labelsize=8)
     ax.spines[["top", "right"]].set_visible(False)
 
-def _short(text, most=38): return str(text) if len(str(text)) <= most else f"{str(text)[:most - 1]}…"
+def _short(text, most=38):
+    "At most so many characters; the end stays, as long names differ there"
+    text = str(text)
+    return text if len(text) <= most else f"{text[:most - most // 3 - 1]}…{text[-(most // 3):]}"
+
+def _room(labels, size=9):
+    "Inches that labels take; Chinese, Japanese and Korean characters are twice as wide"
+    from unicodedata import east_asian_width
+    return 0.25 + 0.0087 * size * max(sum(1 + (east_asian_width(each) in "WF") for each in _short(label, 44)) for label in labels)
 
 # %% ../../nbs/4_evaluation/47_explanation_figures.ipynb #73eb9b1c
 def bars_figure(
@@ -104,18 +112,22 @@ def bars_figure(
 ) -> "Figure":
     "The influence of columns on all rows, and on groups of them"
     import numpy as np
-    wide, height = bool(groups), max(1.3, 0.75 + 0.27 * len(names))
-    figure, part = make_frame(10.5 if wide else 7.5, height, title, origin, checks)
+    names = [_short(each) for each in names]
+    wide, heads = bool(groups), [_short(each, 26) for each in groups]
+    level = max(map(len, heads), default=0) * len(heads) < 36
+    bottom = 0.55 if level else max(0.55, 0.1 + 0.6 * _room(heads, 8))
+    height, width = max(1.3, 0.75 + 0.27 * len(names)) + bottom - 0.55, 10.5 if wide else 7.5
+    figure, part = make_frame(width, height, title, origin, checks)
     ratios = [1.3, max(0.5, min(1.4, 0.22 * len(groups) + 0.3))] if wide else [1]
     axes = part.subplots(1, len(ratios), width_ratios=ratios, gridspec_kw={"wspace": 0.08}, squeeze=False)[0]
-    part.subplots_adjust(left=0.28 if wide else 0.36, right=0.9 if wide else 0.97, top=0.97, bottom=0.55 / height)
+    part.subplots_adjust(left=_room(names) / width, right=0.9 if wide else 0.97, top=0.97, bottom=bottom / height)
     _bars(axes[0], names, values, lower, upper)
     axes[0].set_xlabel(unit, fontsize=9, parse_math=False)
     if not wide: return figure
     cells = np.column_stack(list(groups.values()))
     shown = axes[1].imshow(cells, aspect="auto", cmap="Blues", vmin=min(0, cells.min()), vmax=cells.max() or 1)
-    axes[1].set_xticks(range(len(groups)), [_short(each, 14) for each in groups], fontsize=8, parse_math=False,
-                       rotation=0 if sum(map(len, groups)) < 36 else 35, ha="center" if sum(map(len, groups)) < 36 else "right")
+    axes[1].set_xticks(range(len(groups)), heads, fontsize=8, parse_math=False, rotation=0 if level else 35, rotation_mode="anchor",
+                       ha="center" if level else "right", va="top" if level else "center")
     axes[1].set_yticks([])
     axes[1].set_ylim(len(names) - 0.4, -0.6)
     part.colorbar(shown, ax=axes[1], fraction=0.08, pad=0.04).ax.tick_params(labelsize=8)
@@ -128,18 +140,29 @@ def row_figure(
     title: str,
     origin: str,
     checks: "tuple[Check, ...]" = (),
+    nearest: "list[tuple[str, list[str]]]" = (), # heading, and the values of the parts in words: of each row that is like this one
 ) -> "Figure":
-    "What spoke for and against one answer"
+    "What spoke for and against one answer, and the values of the rows most like it"
     import numpy as np
-    height = max(1.3, 0.75 + 0.27 * len(parts))
-    figure, part = make_frame(7.5, height, title, origin, checks)
+    names = [f"{_short(name, 24)} = {_short(value, 16)}" if value else _short(name, 24) for name, value, _ in parts]
+    height, width = max(1.3, 0.75 + 0.27 * len(parts)) + 0.42 * bool(nearest), 7.5 + 1.25 * len(nearest)
+    figure, part = make_frame(width, height, title, origin, checks)
     ax = part.subplots()
-    part.subplots_adjust(left=0.4, right=0.97, top=0.97, bottom=0.55 / height)
+    left, right = _room(names), 7.28
+    part.subplots_adjust(left=left / width, right=right / width, top=1 - (0.45 if nearest else 0.04) / height, bottom=0.55 / height)
     values = np.array([each[2] for each in parts])
-    names = [f"{name} = {_short(value, 18)}" if value else name for name, value, _ in parts]
     _bars(ax, names, values, colors=[BLUE if each > 0 else RED for each in values])
     ax.set_xlabel(unit, fontsize=9, parse_math=False)
+    _beside(ax, nearest, right - left)
     return figure
+
+def _beside(ax, nearest, inches):
+    "Columns of words right of the bars, with a heading each"
+    across = ax.get_yaxis_transform()
+    for place, (heading, texts) in enumerate(nearest):
+        x = 1 + (0.2 + 1.25 * place) / inches
+        ax.text(x, -0.75, heading, transform=across, fontsize=8, color=GREY, va="bottom", linespacing=1.2, parse_math=False)
+        for row, text in enumerate(texts): ax.text(x, row, _short(text, 16), transform=across, fontsize=9, va="center", parse_math=False)
 
 # %% ../../nbs/4_evaluation/47_explanation_figures.ipynb #ea9e8da0
 def _map(ax, values, limit):
@@ -155,7 +178,7 @@ def _picture(ax, image):
 
 # %% ../../nbs/4_evaluation/47_explanation_figures.ipynb #6756092d
 def images_figure(
-    panels: "list[tuple[str, np.ndarray | None, np.ndarray]]", # title, image (channels, h, w) or None, values (h, w)
+    panels: "list[tuple[str, np.ndarray | None, np.ndarray | None]]", # title, image (channels, h, w) or None, values (h, w) or None
     title: str,
     origin: str,
     checks: "tuple[Check, ...]" = (),
@@ -169,10 +192,10 @@ def images_figure(
     figure, part = make_frame(max(6.0, 1.05 * len(panels)), 1.15 * rows + 0.25, title, origin, checks)
     axes = part.subplots(rows, len(panels), squeeze=False)
     part.subplots_adjust(left=0.01, right=0.99, top=0.86 if rows > 1 else 0.8, bottom=0.02, wspace=0.08, hspace=0.06)
-    whole = max([float(np.abs(values).max()) for *_, values in panels] + [1e-12])
+    whole = max([float(np.abs(values).max()) for *_, values in panels if values is not None] + [1e-12])
     for column, (name, image, values) in zip(axes.T, panels):
         if image is not None: _picture(column[0], image)
-        _map(column[-1], values, whole if shared else max(float(np.abs(values).max()), 1e-12))
+        if values is not None: _map(column[-1], values, whole if shared else max(float(np.abs(values).max()), 1e-12))
         column[0].set_title(_short(name, 18), fontsize=8.5, parse_math=False)
     for ax in axes.flat:
         ax.set_xticks([]); ax.set_yticks([])

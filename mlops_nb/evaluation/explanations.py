@@ -19,12 +19,15 @@ if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% ../../nbs/4_evaluation/47_explanations.ipynb #2341871b
 from .explain_checks import CHECKS, Check, check_attribution, influence_of
-from .explanation_figures import bars_figure, images_figure, to_png
-from .influence import importance_table, influence_by_slice, slice_masks
-from .methods import METHODS, attribute_by, choose_method
+from .explanation_figures import to_png
+from .explanation_pictures import classes_of, picture_of
+from .influence import importance_table, influence_by_slice
+from .method_values import attribute_by
+from .methods import METHODS, choose_method, obstacle
 from .row_explanations import RowExplanation, explain_one, with_article
-from .subjects import Subject, make_subject, truth_of
-from ..settings import DataError, NotFoundError
+from .subject_record import Subject, truth_of
+from .subjects import make_subject
+from ..settings import DataError, ModelError, NotFoundError
 
 # %% ../../nbs/4_evaluation/47_explanations.ipynb #64b12165
 @dataclass(frozen=True, eq=False)
@@ -90,65 +93,40 @@ class Explanation:
 
     def figure(self, slices: "Iterable | dict[str, np.ndarray] | None" = None, most: int = 20) -> "Figure":
         "The picture of it: of all rows, and by class or slice. Failed checks stand on it"
-        return _picture_of(self, slices, most)
+        return picture_of(self, slices, most)
 
     def _repr_png_(self): return to_png(self.figure())
-    def to_dict(self) -> dict: return _to_dict(self) # for JSON; the values of the rows are not in it
-    def save(self, folder: Path | str) -> None: _save(self, Path(folder)) # explanation.json, values.parquet and explanation.png
+    def to_dict(self, slices: "Iterable | dict[str, np.ndarray] | None" = None) -> dict:
+        "For JSON: the influence of columns, by class, and by slice where slices are given; the values of the rows are not in it"
+        return _to_dict(self, slices)
 
-# %% ../../nbs/4_evaluation/47_explanations.ipynb #a1a841b4
-def _picture_of(explanation, slices, most):
-    "Bars of columns, or maps of pixels"
-    title = "What moves the model's answers" if explanation.method != "permutation" else "What the model cannot do without"
-    if explanation.shape: return _maps(explanation, slices)
-    table = explanation.table().head(most)
-    groups = explanation.by_slice(slices) if slices is not None else _classes_of(explanation)
-    shown = {} if groups is None else {name: groups.loc[table["column"], name].to_numpy() for name in groups}
-    unit = explanation.unit if explanation.method == "permutation" else f"mean size, {explanation.unit}"
-    if (more := len(explanation.columns) - len(table)) > 0: unit += f" ({more} columns with less are left out)"
-    return bars_figure(table["column"].tolist(), *(table[name].to_numpy() for name in ("importance", "lower", "upper")), shown, unit, title,
-                       explanation.origin, explanation.checks)
-
-def _classes_of(explanation):
-    "The influence by class, where there are several"
-    if explanation.explained is None or len(set(explanation.explained)) < 2 or len(set(explanation.explained)) > 12: return None
-    return explanation.by_class()
-
-# %% ../../nbs/4_evaluation/47_explanations.ipynb #6bb458d4
-def _maps(explanation, slices):
-    "The mean value of each pixel, of all images and by class or slice, below the mean image"
-    import numpy as np
-    whole = {"all": np.ones(len(explanation.values), dtype=bool)}
-    classes = sorted(set([] if explanation.explained is None else explanation.explained), key=str)
-    masks = slice_masks(explanation, slices) if slices is not None else {str(each): explanation.explained == each for each in classes[:11]}
-    panels = []
-    for name, rows in (whole | masks if len(masks) != 1 else masks).items():
-        image = None if explanation.subject is None else explanation.subject.features[rows].mean(0).reshape(explanation.shape).numpy()
-        panels.append((name, image, explanation.values[rows].mean(0).reshape(explanation.shape[1:])))
-    title = "Which pixels move the model's answers: means of images; red for, blue against"
-    return images_figure(panels, title, f"{explanation.origin}. Values: {explanation.unit}", explanation.checks)
+    def save(self, folder: Path | str, slices: "Iterable | dict[str, np.ndarray] | None" = None) -> None:
+        "Files explanation.json, values.parquet and explanation.png; with slices their influence, and slices.png"
+        _save(self, Path(folder), slices)
 
 # %% ../../nbs/4_evaluation/47_explanations.ipynb #325f6ae6
-def _to_dict(explanation):
+def _to_dict(explanation, slices):
     names = ("method", "why", "baseline", "unit", "columns", "shape", "digest", "seed", "passed", "message")
     found = {name: getattr(explanation, name) for name in names} | {"rows": len(explanation.values)}
     found |= {"columns": list(found["columns"]), "shape": list(found["shape"]), "checks": [each.to_dict() for each in explanation.checks]}
     table = explanation.table() if not explanation.shape else explanation.table(resamples=200).head(20)
     found["importance"] = [{key: value if isinstance(value, str) else float(value) for key, value in each.items()}
                            for each in table.to_dict("records")]
-    groups = _classes_of(explanation) if not explanation.shape else None
-    return found | ({} if groups is None else {"by_class": {name: groups[name].astype(float).to_dict() for name in groups}})
+    groups = classes_of(explanation) if not explanation.shape else None
+    groups = {"by_class": groups, "by_slice": None if slices is None else explanation.by_slice(slices)}
+    return found | {key: {name: each[name].astype(float).to_dict() for name in each} for key, each in groups.items() if each is not None}
 
 # %% ../../nbs/4_evaluation/47_explanations.ipynb #326ea78d
-def _save(explanation, folder):
+def _save(explanation, folder, slices):
     import pandas as pd
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "explanation.json").write_text(json.dumps(explanation.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / "explanation.json").write_text(json.dumps(explanation.to_dict(slices), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     facts = {"margin": explanation.margins, "reference_margin": explanation.reference_margins}
     if explanation.explained is not None: facts["explained"] = [str(each) for each in explanation.explained]
     values = pd.DataFrame(explanation.values, columns=[f"value.{each}" for each in explanation.columns])
     pd.concat([values, pd.DataFrame(facts)], axis=1).to_parquet(folder / "values.parquet")
     (folder / "explanation.png").write_bytes(to_png(explanation.figure()))
+    if slices is not None: (folder / "slices.png").write_bytes(to_png(explanation.figure(slices)))
 
 # %% ../../nbs/4_evaluation/47_explanations.ipynb #ffa7d31d
 def load_explanation(
@@ -189,6 +167,16 @@ def _check_names(checks):
     return names
 
 # %% ../../nbs/4_evaluation/47_explanations.ipynb #01329ea6
+def _check_values(values, chosen, subject, truth):
+    "Refuse values that are no numbers, with the methods that need no gradient"
+    import numpy as np
+    bad = np.flatnonzero(~np.isfinite(values).all(1))
+    if not len(bad): return
+    others = [each.name for each in METHODS.values() if not each.gradient and not obstacle(each, subject, truth)]
+    raise ModelError(f"the values of {chosen.name} are NaN or infinite in {len(bad):,} of {len(values):,} rows, row {bad[0] + 1} first: "
+                     f"the gradient of the margin is no number there; what needs none: {', '.join(others) or 'nothing that fits'}")
+
+# %% ../../nbs/4_evaluation/47_explanations.ipynb #82392405
 def explain(
     model: Any, # that `load_model` gave, a torch.nn.Module, or an object with predict
     data: Any, # the rows to explain: a table, an array, a tensor, images (n, height, width) or (n, colours, height, width)
@@ -212,9 +200,12 @@ def explain(
     found = attribute_by(chosen, subject, known, class_index, seed, samples, window)
     jumps = method == "auto" and chosen.name == "integrated_gradients" and not found.converged
     if jumps and subject.kind in METHODS["shapley_sampling"].kinds:
-        why = f"the margin jumps: integrated gradients miss the difference by {found.worst_relative_delta:.0%}"
+        missed = found.worst_relative_delta
+        why = f"the margin jumps: integrated gradients miss the difference by {missed:.0%}" if missed < float("inf") else (
+            "the gradient of the margin is no number in some rows")
         chosen = METHODS["shapley_sampling"]
         found = attribute_by(chosen, subject, known, class_index, seed, samples)
+    _check_values(found.values, chosen, subject, known)
     passed = check_attribution(chosen, subject, found, class_index, known, names, seed, samples, window) if names else ()
     return Explanation(chosen.name, why, found.reference, found.unit, found.columns, found.values, found.margins, found.reference_margins,
                        found.classes, passed, subject.shape, _digest(subject), seed, subject)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 # %% ../../nbs/4_evaluation/49_gates.ipynb #cb3cf8f2
-from .evaluating import evaluate_model
+from .evaluating import evaluate_model, evaluation_run
 from .evaluations import Evaluation, Plan
+from .gate_records import show_gate
 from .measurements import find_measurement, goals_of, related_runs
 from .metrics import METRICS
 from .risks import RiskRegister
@@ -187,8 +188,11 @@ def gate(
     "Measure what the objectives ask for, and decide. Raises `ObjectivesError`, `DataError`, `ModelError`, `NotFoundError`"
     goals = goals_of(store) if goals is None else goals
     wanted = [each.metric for goal in goals for each in goal.objectives]
-    evaluation, artifact = evaluate_model(store, model, data, part, plan, wanted, run)
-    return decide(goals, evaluation, _others(store, model), strict, artifact.reference)
+    with evaluation_run(store, model, data, part, run) as own:
+        evaluation, artifact = evaluate_model(store, model, data, part, plan, wanted, own)
+        found = decide(goals, evaluation, _others(store, model), strict, artifact.reference)
+        show_gate(own, found)
+    return found
 
 # %% ../../nbs/4_evaluation/49_gates.ipynb #befc6a3d
 def _others(store, model):

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 # %% ../../nbs/4_evaluation/49_model_card.ipynb #9b9430dc
-from .card_background import cost, data, environment, limits, lineage, model_facts, purpose
+from .card_background import cost, data, environment, limits, model_facts, purpose
 from .card_evidence import Evidence, gather
 from .card_findings import FINDINGS
+from .card_lineage import lineage
 from .card_parts import Section, page_html, sections_html, sections_markdown
 from ..settings import DataError
 from ..store.door import Store

@@ -15,6 +15,7 @@ if TYPE_CHECKING: from matplotlib.figure import Figure
 if TYPE_CHECKING: from mlops_nb.evaluation.explanations import Explanation
 
 # %% ../../nbs/4_evaluation/47_row_explanations.ipynb #0e090f9c
+from .attributions import margins_of
 from .explain import explain_row
 from .explanation_figures import images_figure, row_figure, to_png
 from .nearest import nearest_rows
@@ -52,9 +53,10 @@ def _neighbours(explanation, row, nearest):
     found = nearest_rows(subject.features[[row]], subject.references, min(nearest + own, len(subject.references)))
     positions, distances = found.positions[0], found.distances[0]
     if own: positions, distances = positions[positions != row][:nearest], distances[positions != row][:nearest]
-    margin = subject.score(subject.references[positions])[0].detach()
+    target = 0 if explanation.explained is None else list(map(str, subject.classes)).index(str(explanation.explained[row]))
+    margin = margins_of(subject, subject.references[positions])[:, target]
     table = pd.DataFrame() if subject.reference_table is None else subject.reference_table.iloc[positions].reset_index(drop=True)
-    facts = pd.DataFrame({"position": positions, "distance": distances, "margin": margin.max(1).values.numpy()})
+    facts = pd.DataFrame({"position": positions, "distance": distances, "margin": margin.numpy()})
     said = f"; it is unlike any of the {len(subject.references):,} rows it was compared with" if found.far[0] else ""
     return pd.concat([facts, table], axis=1), bool(found.far[0]), said
 
@@ -103,7 +105,16 @@ def _row_picture(found):
         ". This row is farther from all rows to compare with than 99 % of them are from each other" if found.far else "")
     if not explanation.shape:
         parts = [(each.column, _say(each.value), each.contribution) for each in found.table.itertuples()]
-        return row_figure(parts, explanation.unit, title, origin, explanation.checks)
+        return row_figure(parts, explanation.unit, title, origin, explanation.checks, _in_words(found))
     image = explanation.subject and explanation.subject.features[number].reshape(explanation.shape).numpy()
     panels = [(name, image, explanation.values[number].reshape(explanation.shape[1:]))]
-    return images_figure(panels, title, f"{origin}. Values: {explanation.unit}; red for, blue against", explanation.checks)
+    features = None if explanation.subject is None else explanation.subject.references
+    panels += [(f"nearest {place}: {each.margin:.3g}", features[each.position].reshape(explanation.shape).numpy(), None)
+               for place, each in enumerate(found.neighbours.itertuples(), 1)]
+    return images_figure(panels, title, f"{origin}. Values: {explanation.unit}; red for, blue against", explanation.checks, shared=False)
+
+def _in_words(found):
+    "A heading for each of the nearest rows, and its values of the columns that are shown"
+    shown, names = found.table["column"], found.neighbours.columns
+    return [(f"nearest {place}\nmargin {each['margin']:.3g}", [_say(each[name]) if name in names else "" for name in shown])
+            for place, (_, each) in enumerate(found.neighbours.iterrows(), 1)]

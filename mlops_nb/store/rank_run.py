@@ -62,6 +62,8 @@ class RankRun:
         "The version that rank 0 logs. Raises `TrackingError` where it logs none"
         return wait_for_version(self, contents_elsewhere(uri, name, type, checksum, metadata, self.store.workspace.root).name)
 
+    def log_table(self, name, table, step=None) -> None: "Rank 0 shows the table"
+    def log_figure(self, name, figure, step=None) -> None: "Rank 0 shows the figure"
     def link_artifact(self, artifact, target_path, aliases=()) -> None: "Rank 0 remembers the link"
     def finish(self, exit_code: int | None = None, status: str | None = None) -> None: self.finished = True
     def note(self, error: BaseException | None) -> None: "Rank 0, or the runner, settles how the run ended"

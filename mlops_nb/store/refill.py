@@ -18,6 +18,7 @@ from ..settings import TrackingError
 from .door import Store
 from .folders import is_inside
 from .journal import read_journal
+from .media import media_in
 from .record import LIVE, RunRecord, new_id, wandb_place
 from .system import read_samples
 from .tracking import WandbRun
@@ -33,6 +34,7 @@ def _is_media(value):
 # %% ../../nbs/1_store/18_refill.ipynb #0105a816
 def rows_for_wandb(
     folder: Path, # of a run
+    media: bool = False, # whether tables and figures that lie in the folder go along
 ) -> Iterator[tuple[dict, int]]: # row, step
     "Pairs of row and step from the journal; for a run that logged nothing, its hardware samples instead."
     rows = [row for row in read_journal(folder / "journal.jsonl") if "_summary" not in row]
@@ -42,6 +44,7 @@ def rows_for_wandb(
         rows = [{"_timestamp": each["timestamp"], **named(each)} for each in samples]
     for index, row in enumerate(rows):
         kept = {key: value for key, value in row.items() if key not in ("_step", "_runtime") and not _is_media(value)}
+        if media: kept |= media_in(folder, row)
         yield kept, row.get("_step", index)
 
 # %% ../../nbs/1_store/18_refill.ipynb #8742c5fd
@@ -75,7 +78,7 @@ def refill(
     replaced = _set_aside(store, record)
     mode = "disabled" if store.workspace.settings.wandb.mode == "disabled" else "offline" # what is uploaded is the business of sync
     tracked = WandbRun(store.workspace, record.id, mode).open(record.name, tags=record.tags, **wandb_place(record))
-    for row, step in rows_for_wandb(store.runs.folder(record.id)): tracked.log(row, step)
+    for row, step in rows_for_wandb(store.runs.folder(record.id), media=True): tracked.log(row, step)
     tracked.summarize(record.metrics | wandb_summary(record.status, record.hardware))
     for artifact in [each for relation, each in store.artifacts.edges_of(record.id) if relation == "logged"]:
         tracked.log_artifact(artifact.name, artifact.type, artifact.blob_paths(), artifact.aliases, artifact.metadata, artifact.references)

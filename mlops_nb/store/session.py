@@ -21,12 +21,12 @@ from .journal import to_jsonable
 from .online import fetch_artifact
 from .rank_run import RankRun, follows
 from .replay import remember_link
-from .run_life import RunRows
+from .run_media import RunMedia
 from .run_writer import PATIENCE_S
 from .source import describe_source, running_file
 
 # %% ../../nbs/1_store/19_session.ipynb #634bee03
-class RunInputs(RunRows):
+class RunInputs(RunMedia):
     "A run that uses artifacts, and shows them elsewhere"
 
     def use_artifact(self,

@@ -16,7 +16,9 @@ from pathlib import Path
 from ..settings import Workspace
 from .artifacts import ArtifactFile
 from .journal import to_jsonable
+from .media import KeptMedia
 from .wandb_artifacts import make_artifact
+from .wandb_media import with_media
 from .wandb_service import begin_run, forget_service
 
 # %% ../../nbs/1_store/18_tracking.ipynb #38b44726
@@ -99,6 +101,7 @@ class WandbRun(WandbLink):
         alike = counted and step == self._next
         place, self._next = ({}, step + 1) if alike else ({"step": step}, None)
         try:
+            if KeptMedia in map(type, row.values()): row = with_media(row, self.workspace.runs_dir / self.id)
             try: self._run.log(row, **place)
             except (TypeError, ValueError): self._run.log({str(key): to_jsonable(value) for key, value in row.items()}, **place)
         except Exception as error: self._give_up("take a row", error) # whatever W&B raises, as in the guard, which is slower
