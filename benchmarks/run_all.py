@@ -44,6 +44,9 @@ def show(
         if case != "machine":
             table.add_row(case, *row(found))
     Console().print(table)
+    for case, found in results.items():
+        if "peer_is" in found:
+            print(f"{case}: the peer was {found['peer_is']}")
 
 
 def make_parser(
