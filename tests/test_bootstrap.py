@@ -7,7 +7,7 @@ from sklearn import metrics as scikit
 from mlops_nb.evaluation import replicates
 from mlops_nb.evaluation.cases import make_case
 from mlops_nb.evaluation.drawing import draw_multinomial
-from mlops_nb.evaluation.metrics import bootstrap, bounds_of, metrics_of
+from mlops_nb.evaluation.metrics import bootstrap, bounds_of, metrics_of, paired_gain
 from mlops_nb.evaluation.replicates import resample, row_order
 from mlops_nb.evaluation.resampling import draw_counts, prepare, take_rows
 
@@ -134,3 +134,36 @@ def test_coverage_of_seven_metrics():
     "Of 4,000 intervals at 95 %"
     found = coverage(list(SEVEN), 4_000, 1_000, 1_000)
     assert all(0.93 <= share <= 0.97 for share in found.values()), found
+
+
+def test_bounds_of_shares_are_those_that_are_published():
+    "Newcombe (1998), Statistics in Medicine 17, 857-872, table I, Wilson's without continuity correction"
+    for yes, rows, bounds in ((81, 263, (0.2553, 0.3662)), (15, 148, (0.0624, 0.1605)), (0, 20, (0, 0.1611)), (1, 29, (0.0061, 0.1718))):
+        truth = np.arange(rows) < yes
+        found = bootstrap("binary", truth, np.ones(rows), ["accuracy", "precision"], resamples=2)
+        for name in ("accuracy", "precision"):
+            assert (found[f"{name}_lower"], found[f"{name}_upper"]) == pytest.approx(bounds, abs=5e-5)
+
+
+@pytest.mark.parametrize(("positives", "recall"), [(20, 0.95), (50, 0.95), (100, 0.99)])
+def test_a_gate_passes_a_recall_by_chance_as_rarely_as_it_says(positives, recall):
+    rng, passed = np.random.default_rng(0), 0
+    for _ in range(300):
+        output = np.r_[rng.random(positives) < recall, np.zeros(20)]
+        passed += bootstrap("binary", np.arange(positives + 20) < positives, output, "recall", resamples=2)["recall_lower"] > recall
+    assert passed / 300 < 0.05
+
+
+def test_a_gate_passes_an_area_by_chance_as_rarely_as_it_says():
+    rng, passed, truth = np.random.default_rng(0), 0, np.arange(20) < 10
+    for _ in range(200):
+        output = stats.norm.cdf(rng.normal(truth * stats.norm.ppf(0.97) * 2**0.5))
+        passed += bootstrap("binary", truth, output, "roc_auc", resamples=2)["roc_auc_lower"] > 0.97
+    assert passed / 200 < 0.05
+
+
+def test_a_gain_without_draws_that_differ_is_not_certain():
+    better, worse = [0.1, 0.9] * 4, [0.9, 0.1] * 4
+    found = paired_gain("binary", [0, 1] * 4, better, worse, "accuracy", resamples=50)
+    assert found.value == 1 and found.lower < 0.7
+    assert paired_gain("binary", [0, 1] * 4, better, better, "accuracy", resamples=50) == (0, 0, 0)

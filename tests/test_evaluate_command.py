@@ -77,13 +77,13 @@ def test_a_gate_that_passes(folder):
 def test_a_gate_that_fails_says_what_it_costs(folder, tmp_path):
     (folder / "objectives.toml").write_text(IMPOSSIBLE)
     status, output, _ = invoke(folder, "evaluate", "churn", "--gate", "--resamples", "50", "--json",
-                               "--junit", tmp_path / "ci" / "gate.xml")
+                               "--junit", tmp_path / "gate.xml")
     found = json.loads(output)
     assert status == 1 and not found["passed"] and found["cost"] == 700
     first = found["verdicts"][0]
     assert first["status"] == "missed" and first["basis"] == "lower bound" and first["margin"] < 0
     assert first["lower"] < first["point"] < first["upper"]
-    suite = ElementTree.parse(tmp_path / "ci" / "gate.xml").getroot()[0]
+    suite = ElementTree.parse(tmp_path / "gate.xml").getroot()[0]
     assert (suite.get("name"), suite.get("failures")) == ("churn:v0", "1")
     assert "costs 700 EUR" in suite.find("testcase/failure").get("message")
 
@@ -95,6 +95,31 @@ def test_without_a_gate_nobody_is_judged(folder):
     assert {each["slice"] for each in found["slices"]} >= {"gender = f", "gender = m"}
     assert "fairness_senior_equalized_odds_difference" in found["metrics"]
     assert "95% interval" in call(folder, "evaluate", "churn", "--resamples", "20")
+
+
+def test_what_was_asked_for_is_printed(folder, tmp_path):
+    asked = ("evaluate", "churn", "--resamples", "20", "--slice", "gender", "--fairness", "senior", "--robustness")
+    for more in ((), ("--gate",)):
+        output = invoke(folder, *asked, *more)[1]
+        for said in ("roc_auc by slice", "gender = f", "senior = 1: selection_rate", "Widest gap: senior:", "Robustness: of"):
+            assert said in output, (said, more)
+    assert "by slice" not in call(folder, "evaluate", "churn", "--resamples", "20")
+
+
+def test_rows_without_a_label_are_counted(folder, tmp_path):
+    table = customers(100, seed=3)
+    table.loc[::2, "leaves"] = None
+    table.to_csv(tmp_path / "nolabels.csv", index=False)
+    output = call(folder, "evaluate", "churn", "--data", tmp_path / "nolabels.csv", "--resamples", "20")
+    assert "Warning (labels): 50 of 100 rows have no value of 'leaves'" in " ".join(output.split())
+    table.assign(leaves=None).to_csv(tmp_path / "none.csv", index=False)
+    assert "no rows with a value of 'leaves'" in refuse(folder, "evaluate", "churn", "--data", tmp_path / "none.csv")
+
+
+def test_a_report_without_a_folder_is_refused_before_anything_is_measured(folder, tmp_path):
+    before = len(outcomes(folder))
+    assert "there is no folder" in refuse(folder, "evaluate", "churn", "--gate", "--junit", tmp_path / "ci" / "gate.xml")
+    assert not (tmp_path / "ci").exists() and len(outcomes(folder)) == before
 
 
 def test_data_that_is_no_good_is_said_first_and_fails_a_strict_gate(folder, tmp_path):
@@ -217,16 +242,20 @@ def test_the_plugin_works_from_another_folder(folder, tmp_path):
 
 
 def test_tests_of_objectives_stand_beside_others(folder, tmp_path):
-    (tmp_path / "settings.ini").write_text("[workspace]\nproject = churn\n")
+    (tmp_path / "settings.ini").write_text("[workspace]\nproject = churn\n[wandb]\nmode = disabled\n")
     (tmp_path / "objectives.toml").write_text(OBJECTIVES)
     (tmp_path / "test_own.py").write_text("def test_own(): pass\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     status, output = pytest_of(tmp_path, "-q")
     assert status == 0 and "1 passed" in output
+    status, output = pytest_of(tmp_path, "-q", "--mlops-model", "churn")
+    assert status == 4 and output.count("no artifact 'churn'") == 1, "one error, and no test of it"
+    with start_run("train", workspace=tmp_path) as run:
+        run.log_artifact(tmp_path / "objectives.toml", "churn", "model")
     status, output = pytest_of(tmp_path, "-q", "--mlops-model", "churn", "--collect-only")
     assert "test_own" in output and "5 tests collected" in output
     status, output = pytest_of(tmp_path, "-q", "--mlops-model", "churn", "-k", "apart")
-    assert status == 1 and "no artifact 'churn'" in output and "4 deselected" in output
+    assert status == 1 and "is a model of files" in output and "4 deselected" in output
     (tmp_path / "objectives.toml").unlink()
     status, output = pytest_of(tmp_path, "-q", "--mlops-model", "churn")
     assert status == 2 and "objectives.toml: cannot be read" in output

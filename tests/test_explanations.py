@@ -256,6 +256,15 @@ def test_a_nervous_model_is_too_sensitive():
     assert not check.passed and check.value > 0.5
 
 
+def test_skill_is_told_apart_from_none():
+    "A model with 0.996 times the loss of a constant has skill; rounded to 1 nobody would see it"
+    truth = SOME[:, 0].numpy()
+    [check] = explain(Formula(lambda x: 0.002 * x[:, :1] + float(truth.mean())), SOME, truth=truth, checks="skill").checks
+    assert check.passed and "the model has 0.996" in check.message
+    [check] = explain(Formula(lambda x: 0.0001 * x[:, :1] + float(truth.mean())), SOME, truth=truth, checks="skill").checks
+    assert check.passed and "the model has 0.9998" in check.message
+
+
 def test_what_cannot_be_measured_is_said(known):
     model, rows, truth = known
     found = explain(model, rows, "permutation", classes=["No", "Yes"], truth=truth)
@@ -493,6 +502,85 @@ def test_a_row_stands_beside_its_nearest_training_rows(stored):
     assert sum(title.startswith("nearest") for title in titles) == 3
 
 
+# ---- nothing to say
+
+
+@pytest.mark.parametrize("method", (*LOCAL, "permutation"))
+def test_a_constant_model_passes_nothing(method, tmp_path):
+    "No column moves the answers: words, picture, dict and files say so, and no check passes by emptiness"
+    found = explain(Formula(lambda x: 0 * x[:, :1] + 0.3), SOME, method, truth=SOME[:, 0].numpy(), samples=3)
+    assert not found.has_influence and not found.passed
+    assert [each.name for each in found.checks if each.passed is not None] == ["skill"]
+    assert any(each.message == "not measured: no column moves the answers" for each in found.checks)
+    assert "no column moves the answers" in found.message
+    assert "most influence" not in found.message and "No check failed" not in found.message
+    said = found.to_dict()
+    assert (said["has_influence"], said["passed"], said["message"]) == (False, False, found.message)
+    texts = [text.get_text() for part in found.figure().subfigs for text in part.texts]
+    assert "No column moves the model's answers" in texts
+    found.save(tmp_path)
+    assert load_explanation(tmp_path).message == found.message and not load_explanation(tmp_path).passed
+
+
+def test_a_constant_model_of_images_and_of_scikit_learn():
+    from sklearn.dummy import DummyClassifier
+
+    images = explain(Formula(lambda x: 0 * x.sum((1, 2))[:, None]), torch.rand(9, 4, 4))
+    assert "no pixel moves the answers. Nothing was checked." in images.message and not any(each.passed for each in images.checks)
+    texts = [text.get_text() for part in images.figure().subfigs for text in part.texts]
+    assert "No pixel moves the model's answers" in texts
+    truth = (SOME[:, 0] > 0).numpy().astype(int)
+    asked = explain(DummyClassifier().fit(SOME, truth), SOME, truth=truth)
+    assert "no column moves the answers" in asked.message and not asked.passed and not any(each.passed for each in asked.checks)
+
+
+def test_missed_influence_is_no_emptiness():
+    "Integrated gradients of a step are 0 as well, and the answers differ: there is something to miss, and checks fail"
+    found = explain(Formula(lambda x: (x[:, :1] > 0).float() + 0 * x[:, 1:2]), SOME, "integrated_gradients")
+    status = {each.name: each.passed for each in found.checks}
+    assert not found.has_influence and status["completeness"] is False and status["infidelity"] is False
+
+
+@pytest.mark.parametrize("method", ("auto", *LOCAL))
+def test_one_row_needs_others(method):
+    model = net(5)
+    for rows in (SOME[:1], SOME[:1].repeat(7, 1)):
+        with pytest.raises(DataError, match="compared with, so every value would be 0; give reference=, other rows"):
+            explain(model, rows, method)
+        with pytest.raises(DataError, match="give reference="):
+            explain(model, rows, method, reference=rows)
+        found = explain(model, rows, method, reference=SOME, truth=np.ones(len(rows)), samples=5)
+        assert found.has_influence and "most influence has input" in found.message
+    image = torch.rand(1, 4, 4)
+    painter = Formula(lambda x: (x * torch.arange(16).reshape(4, 4)).sum((1, 2))[:, None])
+    if method != "shapley_sampling":
+        assert explain(painter, image, method, reference=torch.rand(5, 4, 4), checks=False).has_influence
+    if method == "gradient_shap":
+        with pytest.raises(DataError, match="give reference="):
+            explain(painter, image, method)
+    if method == "auto":
+        assert explain(painter, image, method, checks=False).has_influence
+    with pytest.raises(DataError, match="permutation shuffles rows, and there is only one; give more rows"):
+        explain(model, SOME[:1], "permutation", truth=[1.0])
+    with pytest.raises(DataError, match="all 7 are alike; give rows that differ"):
+        explain(model, SOME[:1].repeat(7, 1), "permutation", truth=np.ones(7))
+
+
+def test_one_row_of_a_stored_model_and_of_one_that_is_asked(stored):
+    from sklearn.linear_model import LogisticRegression
+
+    model, _, table = stored
+    with pytest.raises(DataError, match="the explained row equals all that it is compared with.*give reference="):
+        explain(model, table[:1])
+    assert explain(model, table[:1], reference=table).has_influence
+    truth = (SOME[:, 0] > 0).numpy().astype(int)
+    asked = LogisticRegression().fit(SOME, truth)
+    with pytest.raises(DataError, match="there is only one; give more rows"):
+        explain(asked, SOME[:1], truth=truth[:1])
+    with pytest.raises(DataError, match="all 4 are alike"):
+        explain(asked, SOME[:1].repeat(4, 1), truth=truth[:4])
+
+
 # ---- nearest rows
 
 
@@ -547,6 +635,19 @@ def test_the_same_rows_are_compared_as_pairs():
     assert pair.columns[0].changed
 
 
+def test_other_columns_are_said_first():
+    "Before anything of influence, and also where a column that went had none"
+    wide, narrow = gaussian([3, 2, 1, 0]), gaussian([3, 2, 1], seed=1)
+    gone = explanation_drift(wide, narrow)
+    assert not gone.passed and gone.message.startswith("the columns differ: only before has 'column 3'; none of 4 columns gained")
+    assert gone.table().columns[:2].tolist() == ["name", "note"] and gone.table().iloc[0, :2].tolist() == ["column 3", "gone"]
+    assert gone.to_dict()["message"] == gone.message and "the columns differ" in gone._repr_html_()
+    new = explanation_drift(narrow, gaussian([3, 2, 1, 2]))
+    assert new.message.startswith("the columns differ: only after has 'column 3'; column 3 gained influence (0.0% to")
+    alike = explanation_drift(wide, gaussian([3, 2, 1, 0], seed=1))
+    assert alike.passed and alike.differing == "" and alike.table().columns[1] == "before"
+
+
 def test_drift_of_one_row_is_refused():
     with pytest.raises(DataError, match="explains 5 rows, too few"):
         explanation_drift(gaussian([1, 2], 5), gaussian([1, 2]))
@@ -587,6 +688,36 @@ def test_a_model_that_answers_nan_is_refused():
         explain("leavers", SOME)
     with pytest.raises(DataError, match="window = 9; allowed is a number from 1 to 4"):
         explain(Formula(lambda x: x.sum((1, 2))[:, None]), torch.rand(3, 4, 5), "occlusion", window=9)
+
+
+def test_rows_of_another_width_are_refused():
+    said = r"inputs of shape \(1, 4\); its first linear layer takes 6 numbers, and a row has 4. It said RuntimeError: "
+    with pytest.raises(ModelError, match=said):
+        explain(net(6), torch.randn(10, 4))
+    with pytest.raises(ModelError, match=r"inputs of shape \(1, 5\). It said KeyError: 'city'"):
+        explain(Formula(lambda x: {}["city"]), SOME)
+    with pytest.raises(ModelError, match=r"It said AttributeError: 'dict' object has no attribute 'reshape'"):
+        explain(Formula(lambda x: {"margin": x}), SOME)
+    with pytest.raises(ModelError, match=r"inputs of shape \(120, 5\). It said RuntimeError: "): # a program of one row
+        explain(Formula(lambda x: x[:, :1] + torch.zeros(1 if len(x) == 1 else 7, 1)), SOME)
+
+
+@pytest.mark.parametrize("name", ("LogisticRegression", "LinearRegression", "RandomForestClassifier", "RandomForestRegressor"))
+def test_a_model_that_was_not_fitted_is_refused(name):
+    from sklearn import ensemble, linear_model
+
+    model = getattr(linear_model, name, None) or getattr(ensemble, name)
+    with pytest.raises(ModelError, match=f"{name} was not fitted, so it has no answers to explain; call its fit first"):
+        explain(model(), SOME, truth=(SOME[:, 0] > 0).numpy().astype(int))
+
+
+def test_pixels_are_told_apart(digits):
+    "Their names have commas, so lists of them have semicolons"
+    networks, _, marked, _ = digits
+    found = explain(networks["cheat"], marked[:40], class_index=1, checks=False)
+    first, second, third = found.importance.index[:3]
+    assert f"most influence has {first}; {second}; {third}." in found.message
+    assert "); row " in found.row(0).message
 
 
 def test_a_gradient_that_is_no_number():

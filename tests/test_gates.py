@@ -112,11 +112,11 @@ def test_bounds_decide(objective, status):
     metrics = {"test_recall": 0.8, "test_recall_lower": 0.7, "test_recall_upper": 0.9}
     found = decide((Goal("g", "o", "r", (objective,)),), evaluation(metrics, timings={"latency_p95_ms": 4}))
     assert found.verdicts[0].check.status == status and found.passed == (status == "met")
-    if status == "not measured": assert "did you mean 'test_recall'" in found.verdicts[0].message
+    if status == "not measured": assert "churn:v0 has no 'recal': did you mean 'test_recall'?" in found.verdicts[0].message
 
 
 def test_no_objectives_do_not_pass(store):
-    assert not decide((), evaluation({})).passed
+    assert not decide((), evaluation({})).passed and decide((), evaluation({})).message == "churn:v0 is not judged: there are no objectives"
     with pytest.raises(ObjectivesError, match="objectives.toml"): gate(store, "churn")
 
 
@@ -177,6 +177,7 @@ def test_one_class_only_leaves_the_rest_measured(store, tmp_path):
     statuses = {each.check.objective.name: each for each in found.verdicts}
     assert statuses["told apart"].check.status == "not measured" and "no row of class No" in statuses["told apart"].message
     assert statuses["found"].measurement is not None and not found.passed
+    assert "no row of class No" in statuses["better than nothing"].message
 
 
 @pytest.mark.parametrize("model, data, error, said", [

@@ -243,6 +243,57 @@ def test_the_card_stands_in_the_lineage_of_its_model(store):
     assert is_whole(kept.path("model_card.html").read_text(encoding="utf-8"))
 
 
+def test_the_card_is_asked_for_what_it_was_read_from(store):
+    "By the name of the newest version, so that a newer one is noticed; an older one by its own"
+    evaluate(store, "churn")
+    with start_run("card", workspace=store.workspace) as run:
+        log_card(run, model_card(store, "churn"))
+    uses = {use.requested for each in store.artifacts.versions() for use in store.artifacts.uses_of(each) if use.run_id == run.id}
+    assert {"churn-evaluation:latest", "churn-explanation:latest"} <= uses
+    with start_run("look", workspace=store.workspace) as other:
+        other.use_artifact("churn")
+        keep_evaluation(other, store.workspace.root / "elsewhere", replace(evaluation_of("churn:v0", 0.2)))
+    with start_run("card", workspace=store.workspace) as run:
+        log_card(run, model_card(store, "churn"))
+    uses = {use.requested for each in store.artifacts.versions() for use in store.artifacts.uses_of(each) if use.run_id == run.id}
+    assert "churn-evaluation:v0" in uses and "churn-evaluation:latest" not in uses
+
+
+def test_an_evaluation_of_less_does_not_undo_what_was_found(store):
+    "Equal rows and threshold: what an evaluation lacks is taken from an older one, and named"
+    evaluate(store, "churn", recall=0.74)
+    with start_run("evaluate", workspace=store.workspace) as run:
+        run.use_artifact("churn")
+        keep_evaluation(run, store.workspace.root / "less", evaluation_of("churn:v1", 0.75))
+    card = model_card(store, "churn")
+    assert "0.75" in text_of(card, "Metrics") and "churn-evaluation:v1" in text_of(card, "Metrics")
+    for title in ("Slices", "Fairness", "Robustness"):
+        assert "From churn-evaluation:v0: customers:v1, test rows" in text_of(card, title), title
+    with start_run("evaluate", workspace=store.workspace) as run:
+        run.use_artifact("churn")
+        keep_evaluation(run, store.workspace.root / "other", replace(evaluation_of("churn:v1", 0.76), plan={"threshold": 0.3}))
+    assert "Not evaluated" in text_of(model_card(store, "churn"), "Fairness"), "another threshold gives other groups"
+
+
+def test_the_rows_that_were_kept_for_testing_go_first():
+    from mlops_nb.evaluation.card_evidence import choose_evaluation
+    own, other = evaluation_of("churn:v1", 0.7), replace(evaluation_of("churn:v1", 0.9), data="mixed.csv (sha256 0)")
+    assert choose_evaluation([(other, "e:v1"), (own, "e:v0")], own.data)[1] == "e:v0"
+    assert choose_evaluation([(other, "e:v1"), (own, "e:v0")], "")[1] == "e:v1"
+
+
+def test_a_card_says_a_thing_once(store):
+    evaluate(store, "churn")
+    card = model_card(store, "churn")
+    assert card.lead.startswith("Not good enough") and card.markdown().count(f"{card.evidence.gate.message}.") == 1
+    (store.workspace.root / "objectives.toml").unlink()
+    (store.workspace.root / "risks.toml").write_text(RISKS.replace('"churn"', '"chrun"'))
+    evaluate(store, "churn")
+    card = model_card(store, "churn")
+    assert "is not judged: there are no objectives" in text_of(card, "Decision") and "Not good:" not in text_of(card, "Decision")
+    assert "risks.toml has no model 'churn'; did you mean 'chrun'?" in text_of(card, "Purpose") and "?." not in text_of(card, "Purpose")
+
+
 def test_a_file_is_whole_or_not_there(store, tmp_path):
     card = model_card(store, "churn")
     assert card.save(tmp_path / "การ์ด 1.HTML").read_text(encoding="utf-8") == card.html()

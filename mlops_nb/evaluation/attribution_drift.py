@@ -27,13 +27,13 @@ class InfluenceChange:
     lower: float # simultaneous interval of the change: those of all columns hold together
     upper: float
     changed: bool # whether the interval leaves 0 out, and the change is large enough to matter
-    note: str = "" # whether it came or went
+    note: str = "" # new or gone: whether one of the two explanations lacks it
 
 # %% ../../nbs/4_evaluation/48_attribution_drift.ipynb #c7da336d
 @dataclass(frozen=True)
 class ExplanationDrift:
     "What gained and lost influence"
-    columns: tuple[InfluenceChange, ...] # the largest change first
+    columns: tuple[InfluenceChange, ...] # those that one side lacks first; then the largest change first
     rows_before: int
     rows_after: int
     paired: bool # whether both are of the same rows
@@ -42,7 +42,16 @@ class ExplanationDrift:
     method: str
 
     @property
-    def passed(self) -> bool: return not any(each.changed for each in self.columns) # whether nothing changed
+    def passed(self) -> bool: return not any(each.changed or each.note for each in self.columns) # whether nothing changed
+
+    @property
+    def differing(self) -> str: # empty where both have the same columns
+        "Which columns only one side has"
+        sides = {"before": [each.name for each in self.columns if each.note == "gone"],
+                 "after": [each.name for each in self.columns if each.note == "new"]}
+        said = [f"only {side} has {', '.join(map(repr, names[:5]))}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+                for side, names in sides.items() if names]
+        return f"the columns differ: {', '.join(said)}" if said else ""
 
     @property
     def message(self) -> str:
@@ -51,12 +60,14 @@ class ExplanationDrift:
         said = [f"{each.name} {'gained' if each.change > 0 else 'lost'} influence ({each.before:.1%} to {each.after:.1%}"
                 f"{', ' + each.note if each.note else ''})" for each in changed[:5]]
         more = f"; and {len(changed) - 5} more" if len(changed) > 5 else ""
-        return "; ".join(said) + more if said else f"none of {len(self.columns)} columns gained or lost influence"
+        moved = "; ".join(said) + more if said else f"none of {len(self.columns)} columns gained or lost influence"
+        return f"{self.differing}; {moved}" if self.differing else moved
 
     def table(self) -> "pd.DataFrame": # a row for each column
-        "All columns, the largest change first"
+        "All columns, those that one side lacks first"
         import pandas as pd
-        return pd.DataFrame([asdict(each) for each in self.columns])
+        table = pd.DataFrame([asdict(each) for each in self.columns])
+        return table[["name", "note", *table.columns.drop(["name", "note"])]] if self.differing else table
 
     def to_dict(self) -> dict: return asdict(self) | {"passed": self.passed, "message": self.message} # for JSON
 
@@ -133,5 +144,5 @@ def explanation_drift(
     sure = (abs(change) >= min_change) & (abs(change) > half)
     numbers = (each.tolist() for each in (first, second, change, change - half, change + half, sure))
     found = [InfluenceChange(*facts) for facts in zip(names, *numbers, notes)]
-    ordered = tuple(sorted(found, key=lambda each: -abs(each.change)))
+    ordered = tuple(sorted(found, key=lambda each: (not each.note, -abs(each.change))))
     return ExplanationDrift(ordered, len(ours), len(theirs), paired, level, min_change, before.method)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['rows_at_once', 'encode_rows', 'centred_margins', 'margins_of', 'outputs_of', 'groups_of', 'sum_by_column',
-           'Attribution']
+           'Attribution', 'are_zero']
 
 # %% ../../nbs/4_evaluation/43_attributions.ipynb #d762356c
 from dataclasses import dataclass
@@ -119,3 +119,11 @@ class Attribution:
         "How much each column moves the margin of a row"
         import pandas as pd
         return pd.Series(abs(self.values).mean(0), self.columns, name=self.unit).sort_values(ascending=False, kind="stable")
+
+# %% ../../nbs/4_evaluation/43_attributions.ipynb #f41874f5
+def are_zero(
+    numbers: "np.ndarray", # values, or differences
+    *margins: "np.ndarray", # that they belong to
+) -> bool:
+    "Whether none can be told from 0 beside margins in float32"
+    return bool((abs(numbers) <= 1e-6 * max(abs(each).max() for each in margins)).all())

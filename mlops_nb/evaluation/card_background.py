@@ -7,7 +7,7 @@ __all__ = ['purpose', 'model_facts', 'data', 'limits', 'cost', 'environment']
 
 # %% ../../nbs/4_evaluation/49_card_background.ipynb #243667d3
 from .card_evidence import Evidence
-from .card_parts import Facts, Section, Text, make_grid, say
+from .card_parts import Facts, Section, Text, make_grid, say, sentence
 from .risks import RiskRegister
 from ..store.door import Store
 
@@ -16,7 +16,7 @@ def purpose(found: Evidence) -> Section:
     "Why there is a model, and what it must not be used for"
     goals = [Text(f"{each.title or each.name}. {each.reason} Answered for by {each.owner}.") for each in found.goals]
     register = found.risks
-    if not isinstance(register, RiskRegister): return Section("Purpose", (*goals, Text(f"{register[:1].upper()}{register[1:]}.", "open")))
+    if not isinstance(register, RiskRegister): return Section("Purpose", (*goals, Text(sentence(register), "open")))
     people = tuple((name, text) for name, text in (("Used by", register.users), ("Answered for by", register.owner)) if text)
     uses = [Text(f"Intended use: {register.intended_use}"), *(Text(f"Not for: {each}") for each in register.out_of_scope_use)]
     return Section("Purpose", (*goals, *uses, *([Facts(people)] if people else []), *_risks(register)))

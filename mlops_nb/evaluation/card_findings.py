@@ -7,7 +7,7 @@ __all__ = ['NOT_EVALUATED', 'FINDINGS', 'decision', 'quality', 'slices', 'operat
 
 # %% ../../nbs/4_evaluation/49_card_findings.ipynb #9cb3e9a9
 from .card_evidence import Evidence
-from .card_parts import Picture, Section, Text, make_grid, say, say_interval
+from .card_parts import Picture, Section, Text, make_grid, say, say_interval, sentence
 from .metrics import primary_metric
 
 # %% ../../nbs/4_evaluation/49_card_findings.ipynb #a88acd88
@@ -15,6 +15,7 @@ NOT_EVALUATED = "Not evaluated: no record has it. {}"
 
 # %% ../../nbs/4_evaluation/49_card_findings.ipynb #36fc492a
 def _missing(how): return (Text(NOT_EVALUATED.format(how), "open"),)
+def _source(found, *parts): return tuple(Text(f"{each}.") for each in dict.fromkeys(map(found.sources.get, parts)) if each) # of a section
 
 # %% ../../nbs/4_evaluation/49_card_findings.ipynb #e86a3139
 def decision(found: Evidence) -> Section:
@@ -23,8 +24,8 @@ def decision(found: Evidence) -> Section:
     if gate is None: return Section("Decision", _missing(f"Run: mlops-nb evaluate {found.artifact.reference} --gate"))
     warnings = tuple(Text(f"About the data ({each.check}): {each.message}.", "open") for each in gate.evaluation.warnings)
     tables = [part for goal in dict.fromkeys(each.check.goal.name for each in gate.verdicts) for part in _verdicts(gate, goal)]
-    return Section("Decision", (Text(f"{gate.message}.", "good" if gate.passed else "bad"), *warnings,
-        *(tables or [Text("There are no objectives.", "open")])))
+    tone = "good" if gate.passed else "bad" if gate.verdicts or gate.open_risks else "open"
+    return Section("Decision", (Text(f"{gate.message}.", tone), *warnings, *tables))
 
 # %% ../../nbs/4_evaluation/49_card_findings.ipynb #b45d435a
 def _verdicts(gate, goal):
@@ -51,7 +52,9 @@ def quality(found: Evidence) -> Section:
     rows = [(each, values[each], say_interval(values.get(f"{each}_lower"), values.get(f"{each}_upper"))) for each in names]
     threshold = f", a binary answer is yes from {say(evaluation.plan.get('threshold', 0.5))} on" if evaluation.task == "binary" else ""
     said = f"Measured on {evaluation.rows:,} rows: {evaluation.data}{threshold}. Kept as {found.evaluation_reference}."
-    return Section("Metrics", (Text(said), *make_grid("Metrics", ("Metric", ">Value", f"{level:.0%} interval"), rows)))
+    others = [f"{part}: {found.sources[part]}." for part in ("gains", "timings") if f"From {found.evaluation_reference}:" not in
+              found.sources.get(part, f"From {found.evaluation_reference}:")]
+    return Section("Metrics", (Text(said), *map(Text, others), *make_grid("Metrics", ("Metric", ">Value", f"{level:.0%} interval"), rows)))
 
 # %% ../../nbs/4_evaluation/49_card_findings.ipynb #6e7c382c
 def slices(found: Evidence) -> Section:
@@ -63,8 +66,8 @@ def slices(found: Evidence) -> Section:
         header = ("Slice", ">Rows", ">Value", ">Of the rest", ">Gap", "Interval of the gap", "Proven")
         none = (Text("No slice was large enough to be searched for."),)
         parts += [*(make_grid("The worst slices, searched for", header, rows, tones) if rows else none),
-            Text(f"{details.method[:1].upper()}{details.method[1:]}.")]
-    if found.evaluation and found.evaluation.slices: parts += _chosen_slices(found.evaluation)
+            Text(sentence(details.method)), *_source(found, "details")]
+    if found.evaluation and found.evaluation.slices: parts += [*_chosen_slices(found.evaluation), *_source(found, "slices")]
     return Section("Slices", tuple(parts) or _missing(f"Run: mlops-nb evaluate {found.artifact.reference} --slice COLUMN"))
 
 # %% ../../nbs/4_evaluation/49_card_findings.ipynb #f7d9291a
@@ -98,7 +101,8 @@ def operating(found: Evidence) -> Section:
         *(f"{say(each['rates'][name])} ({say_interval(*each['intervals'][name])})" for name in shown))
             for each in details.points]
     grid = make_grid("Thresholds", ("Chosen for", ">From", "Precision", "Recall", "Share of yes"), rows) if rows else ()
-    return Section("Operating points", (*grid, *(_cost_text(details.cost) if details.cost else ()), *map(Text, details.notes)))
+    return Section("Operating points", (*grid, *(_cost_text(details.cost) if details.cost else ()), *map(Text, details.notes),
+        *_source(found, "details")))
 
 # %% ../../nbs/4_evaluation/49_card_findings.ipynb #4fcd141c
 def _cost_text(cost):
@@ -116,7 +120,8 @@ def equity(found: Evidence) -> Section:
     "Whether groups of people are treated alike"
     fair = found.evaluation and found.evaluation.fairness
     if not fair: return Section("Fairness", _missing(f"Run: mlops-nb evaluate {found.artifact.reference} --fairness COLUMN"))
-    return Section("Fairness", (Text(f"Widest gap of each column: {fair.message}."), *_gaps(fair), *_rates(fair)))
+    return Section("Fairness", (Text(f"Widest gap of each column: {fair.message}."), *_gaps(fair), *_rates(fair),
+        *_source(found, "fairness")))
 
 # %% ../../nbs/4_evaluation/49_card_findings.ipynb #5a5d18b4
 def _with_interval(found):
@@ -156,7 +161,8 @@ def sturdiness(found: Evidence) -> Section:
     rows = [(each.probe, each.metric, each.before, each.after, each.drop, say_interval(each.lower, each.upper), each.note)
             for each in sorted(kept.drops, key=lambda each: -each.drop if each.drop == each.drop else float("-inf"))]
     header = ("What goes wrong", "Metric", ">Before", ">After", ">Drop", "Interval", "Note")
-    return Section("Robustness", (Text(f"Of {kept.rows:,} rows, {kept.message}."), *make_grid("The largest drops", header, rows, most=15)))
+    return Section("Robustness", (Text(f"Of {kept.rows:,} rows, {kept.message}."), *make_grid("The largest drops", header, rows, most=15),
+        *_source(found, "robustness")))
 
 # %% ../../nbs/4_evaluation/49_card_findings.ipynb #51f52e41
 def explanations(found: Evidence) -> Section:

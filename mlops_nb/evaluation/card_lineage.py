@@ -95,12 +95,18 @@ def lineage_svg(graph: Lineage) -> str: # for a page with the style of a card
             f'<defs>{tip}</defs><g class="arrows">{"".join(arrows)}</g>{"".join(boxes)}</svg>')
 
 # %% ../../nbs/4_evaluation/49_card_lineage.ipynb #34e8b68e
+def _is_told(edge, names):
+    "Whether the table says that one thing came from another"
+    if edge.relation == "executed": return names[edge.end].endswith((".ipynb", ".py"))
+    return edge.relation not in ("ran_code", "ran_in")
+
+# %% ../../nbs/4_evaluation/49_card_lineage.ipynb #5cc4786c
 def lineage(found: Evidence, store: Store) -> Section:
     "Where the model came from, and what was made of it"
     kept = trace(store.catalog, found.artifact.reference, limit=60, values=False)
     names = {each.id: each.name for each in kept.nodes}
     ends = {each.id: [f"{edge.relation.replace('_', ' ')} {names[edge.end]}" for edge in kept.edges
-                      if edge.start == each.id and edge.end in names and edge.relation not in ("ran_code", "ran_in")]
+                      if edge.start == each.id and edge.end in names and _is_told(edge, names)]
             for each in kept.nodes}
     nodes = sorted((each for each in kept.nodes if each.details.get("created_at")), key=lambda each: each.details["created_at"])
     def made(each): return each.details["created_at"][:16].replace("T", " ")

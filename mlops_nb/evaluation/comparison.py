@@ -16,7 +16,8 @@ if TYPE_CHECKING: import numpy as np, pandas as pd
 
 # %% ../../nbs/4_evaluation/45_comparison.ipynb #a0a9af44
 from .cases import make_case
-from .metrics import bounds_of, check_plan, defined_metrics, metrics_of
+from .intervals import gain_bounds
+from .metrics import check_plan, defined_metrics, metrics_of
 from .paired_tests import PairedTest, delong, mcnemar
 from .replicates import resample
 from .resampling import take_rows
@@ -141,8 +142,8 @@ def _gains(cases, chosen, draws, level):
         sign, (champion, challenger) = (1 if each.higher_is_better else -1), (value[each.name] for value in values)
         found = sign * (draws[1, place] - draws[0, place])
         better = float((found > 0).mean() + (found == 0).mean() / 2)
-        yield MetricGain(each.name, champion, challenger, sign * (challenger - champion),
-                         *bounds_of(sign * (challenger - champion), found, level), better)
+        bounds = gain_bounds(each.name, cases[::-1], (challenger, champion), draws[::-1, place], level, each.higher_is_better)
+        yield MetricGain(each.name, champion, challenger, sign * (challenger - champion), *bounds, better)
 
 # %% ../../nbs/4_evaluation/45_comparison.ipynb #fe629ad1
 def _slice_gains(cases, slices, metric, draws, level):

@@ -24,7 +24,7 @@ if TYPE_CHECKING: from mlops_nb.data.schema import Schema
 @dataclass(frozen=True)
 class Finding:
     "What a check of the data found"
-    check: str # columns, drift, overlap, size or classes
+    check: str # columns, labels, drift, overlap, size or classes
     passed: bool
     message: str # in a sentence
     evidence: dict = field(default_factory=dict) # what JSON can hold of it

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 # %% ../../nbs/4_evaluation/49_evaluating.ipynb #251081ab
 from ..data.datasets import Dataset, open_dataset
+from ..data.columns import is_missing
 from ..data.schema import conform
 from ..data.splits import PARTS
 from ..data.tables import read_data
@@ -26,6 +27,7 @@ from .risks import risks_of
 from .robustness import truth_of
 from ..settings import ArtifactError, DataError, ModelError, NotFoundError
 from ..store.door import Store
+from ..text_files import say_count
 from ..training.models import Model, load_model
 if TYPE_CHECKING: import pandas as pd
 if TYPE_CHECKING: from mlops_nb.store.artifacts import Artifact
@@ -39,6 +41,7 @@ class EvaluationData:
     table: "pd.DataFrame" # conformed
     schema: object = None # of the table
     training: Dataset | None = None # that the model was trained on, where the lineage knows it
+    unlabelled: int | None = None # rows of a file that are left out, as nobody knows what is so; None: not counted
 
 # %% ../../nbs/4_evaluation/49_evaluating.ipynb #61222815
 def training_dataset(
@@ -87,7 +90,8 @@ def _from_file(model, path, training):
     wanted = {model.signature.target, *(each.name for each in model.signature.columns)}
     known = [each.name for each in training.schema.columns if each.role != "excluded"]
     others = [name for name in known if name not in wanted and name not in table]
-    return EvaluationData(label, conform(table.assign(**dict.fromkeys(others)), training.schema), training.schema, training)
+    unlabelled = int(is_missing(table[model.signature.target]).sum())
+    return EvaluationData(label, conform(table.assign(**dict.fromkeys(others)), training.schema), training.schema, training, unlabelled)
 
 # %% ../../nbs/4_evaluation/49_evaluating.ipynb #66abece3
 def check_data(
@@ -96,15 +100,24 @@ def check_data(
     plan: Plan,
 ) -> tuple[Finding, ...]:
     "What has to be known of the rows. Raises `DataError`"
-    if not len(data.table): raise DataError(f"{data.label} has no rows; give at least one")
     signature, training = model.signature, data.training
+    if not len(data.table): raise DataError(f"{data.label} has no rows with a value of {signature.target!r}; give at least one")
     truth = truth_of(data.table, signature)
-    found = [check_classes(truth, signature), check_size(truth, signature, plan.width, plan.level)]
+    found = [*_check_labels(data, signature.target), check_classes(truth, signature), check_size(truth, signature, plan.width, plan.level)]
     if training is None:
         return *found, Finding("overlap", False, "the lineage knows no training rows: nobody can say whether these are among them")
     columns = [each.name for each in signature.columns]
     overlap = check_overlap(training.table("train"), data.table, [*columns, signature.target])
     return *found, overlap, check_drift(training.profile(), data.table, columns, data.schema)
+
+# %% ../../nbs/4_evaluation/49_evaluating.ipynb #8f349485
+def _check_labels(data, target):
+    "Whether all rows of a file could be measured"
+    if data.unlabelled is None: return
+    whole = len(data.table) + data.unlabelled
+    said = f"{data.unlabelled:,} of {say_count(whole, 'row')} have no value of {target!r} and are left out: nobody knows what was so"
+    yield Finding("labels", not data.unlabelled, said if data.unlabelled else f"every row has a value of {target!r}",
+                  {"rows": whole, "unlabelled": data.unlabelled})
 
 # %% ../../nbs/4_evaluation/49_evaluating.ipynb #9bd4307c
 def evaluation_run(
@@ -119,7 +132,7 @@ def evaluation_run(
     from mlops_nb.store.session import start_run
     store.artifacts.use(None, model)
     if run is not None: return nullcontext(run)
-    config = {"model": model, "data": None if data is None else str(data), "part": part}
+    config = {"model": model, "part": part} | ({} if data is None else {"data": str(data)})
     return start_run("evaluate", config=config, workspace=store.workspace)
 
 # %% ../../nbs/4_evaluation/49_evaluating.ipynb #de1d9f82

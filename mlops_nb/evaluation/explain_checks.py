@@ -15,7 +15,7 @@ if TYPE_CHECKING: import numpy as np
 from .attributions import Attribution, margins_of, outputs_of
 from .faithfulness import Check, Checked, completeness, infidelity, make_check, sensitivity, unmeasured
 from .method_values import attribute_by, values_of
-from .methods import METHODS, Method, obstacle
+from .methods import METHODS, Method, nothing_apart, obstacle
 from .randomisation import randomisation
 from .subject_record import Subject, losses
 from ..settings import NotFoundError
@@ -40,7 +40,8 @@ def agreement(
     "Whether a second method says the same"
     import numpy as np
     subject, name = checked.subject, checked.method.name
-    fitting = [each for each in _OTHERS[name] if not obstacle(METHODS[each], subject, checked.truth)]
+    fitting = [each for each in _OTHERS[name] if not obstacle(METHODS[each], subject, checked.truth)
+               and not nothing_apart(METHODS[each], subject)]
     if not fitting: return unmeasured("agreement", threshold, "no second method fits this model")
     if len(subject.columns) < 2: return unmeasured("agreement", threshold, "a single column leaves nothing to compare")
     other = METHODS[fitting[0]]
@@ -69,7 +70,8 @@ def skill(
         shares = np.bincount(truth.astype(int), minlength=len(subject.classes)) / len(truth)
         constant = np.tile(shares[1:] if subject.task == "binary" else shares, (len(truth), 1))
     value = 1 - losses(subject, output, truth).mean() / max(losses(subject, constant, truth).mean(), 1e-12)
-    return make_check("skill", value, 0.0, value > 0, f"the model has {1 - value:.2g} times the loss of a constant answer")
+    return make_check("skill", value, 0.0, value > 0,
+                      f"the model has {1 - value:.{3 if abs(value) > 0.005 else 6}g} times the loss of a constant answer")
 
 # %% ../../nbs/4_evaluation/46_explain_checks.ipynb #c9d62447
 CHECKS = {"completeness": completeness, "infidelity": infidelity, "sensitivity": sensitivity, "randomisation": randomisation,
@@ -82,7 +84,13 @@ def run_checks(
     "The checks of an explanation. Raises `NotFoundError`"
     for name in names:
         if name not in CHECKS: raise NotFoundError("check of explanations", name, CHECKS)
-    return tuple(CHECKS[name](checked) for name in names)
+    return tuple(_run(name, checked) for name in names)
+
+def _run(name, checked):
+    "One check; not measured where there is nothing to check"
+    if name == "skill" or not checked.empty: return CHECKS[name](checked)
+    [threshold] = (CHECKS[name].__defaults__ or (checked.attribution.tolerance,))[:1]
+    return unmeasured(name, threshold, "no column moves the answers")
 
 # %% ../../nbs/4_evaluation/46_explain_checks.ipynb #aae87609
 def check_attribution(

@@ -26,6 +26,7 @@ def picture_of(
 ) -> "Figure":
     "Bars of columns, or maps of pixels"
     title = "What moves the model's answers" if explanation.method != "permutation" else "What the model cannot do without"
+    if not explanation.has_influence: title = "No column moves the model's answers"
     if explanation.shape: return _maps(explanation, slices)
     table = explanation.table().head(most)
     groups = explanation.by_slice(slices) if slices is not None else classes_of(explanation)
@@ -55,4 +56,5 @@ def _maps(explanation, slices):
         image = None if explanation.subject is None else explanation.subject.features[rows].mean(0).reshape(explanation.shape).numpy()
         panels.append((name, image, explanation.values[rows].mean(0).reshape(explanation.shape[1:])))
     title = "Which pixels move the model's answers: means of images; red for, blue against"
+    if not explanation.has_influence: title = "No pixel moves the model's answers"
     return images_figure(panels, title, f"{explanation.origin}. Values: {explanation.unit}", explanation.checks)

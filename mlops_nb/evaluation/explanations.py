@@ -18,12 +18,13 @@ if TYPE_CHECKING: import numpy as np, pandas as pd
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
 # %% ../../nbs/4_evaluation/47_explanations.ipynb #2341871b
+from .attributions import are_zero
 from .explain_checks import CHECKS, Check, check_attribution, influence_of
 from .explanation_figures import to_png
 from .explanation_pictures import classes_of, picture_of
 from .influence import importance_table, influence_by_slice
 from .method_values import attribute_by
-from .methods import METHODS, choose_method, obstacle
+from .methods import METHODS, choose_method, nothing_apart, obstacle
 from .row_explanations import RowExplanation, explain_one, with_article
 from .subject_record import Subject, truth_of
 from .subjects import make_subject
@@ -49,7 +50,10 @@ class Explanation:
     subject: Subject | None = None # None where it was read from files
 
     @property
-    def passed(self) -> bool: return all(each.passed is not False for each in self.checks) # whether no check failed
+    def has_influence(self) -> bool: return not are_zero(self.values, self.margins, self.reference_margins) # whether any column has
+    @property
+    def passed(self) -> bool: # whether there is something to show, and no check of it failed
+        return self.has_influence and all(each.passed is not False for each in self.checks)
     @property
     def title(self) -> str: return METHODS[self.method].title
     @property
@@ -62,9 +66,11 @@ class Explanation:
     @property
     def message(self) -> str:
         "What it found, and how far to believe it"
-        strongest = ", ".join(self.importance.index[:3])
+        strongest = ("; " if self.shape else ", ").join(self.importance.index[:3]) # names of pixels have commas
         failed = "; ".join(f"{each.name}: {each.message}" for each in self.checks if each.passed is False)
-        return f"{self.title}: most influence has {strongest}. " + (f"Not to be believed: {failed}." if failed else "No check failed.")
+        found = f"most influence has {strongest}" if self.has_influence else f"no {'pixel' if self.shape else 'column'} moves the answers"
+        held = "No check failed." if any(each.passed for each in self.checks) else "Nothing was checked."
+        return f"{self.title}: {found}. " + (f"Not to be believed: {failed}." if failed else held)
 
     def __repr__(self): return f"Explanation({self.method}, {len(self.values):,} rows x {len(self.columns)} columns, {self.message})"
 
@@ -106,7 +112,7 @@ class Explanation:
 
 # %% ../../nbs/4_evaluation/47_explanations.ipynb #325f6ae6
 def _to_dict(explanation, slices):
-    names = ("method", "why", "baseline", "unit", "columns", "shape", "digest", "seed", "passed", "message")
+    names = ("method", "why", "baseline", "unit", "columns", "shape", "digest", "seed", "has_influence", "passed", "message")
     found = {name: getattr(explanation, name) for name in names} | {"rows": len(explanation.values)}
     found |= {"columns": list(found["columns"]), "shape": list(found["shape"]), "checks": [each.to_dict() for each in explanation.checks]}
     table = explanation.table() if not explanation.shape else explanation.table(resamples=200).head(20)
@@ -197,6 +203,7 @@ def explain(
     subject = make_subject(model, data, reference, columns, classes)
     known = truth_of(subject, truth)
     chosen, why = choose_method(method, subject, known)
+    if alike := nothing_apart(chosen, subject): raise DataError(alike)
     found = attribute_by(chosen, subject, known, class_index, seed, samples, window)
     jumps = method == "auto" and chosen.name == "integrated_gradients" and not found.converged
     if jumps and subject.kind in METHODS["shapley_sampling"].kinds:

@@ -14,7 +14,7 @@ if TYPE_CHECKING: import numpy as np
 if TYPE_CHECKING: from torch import Tensor
 
 # %% ../../nbs/4_evaluation/46_faithfulness.ipynb #bde6ee50
-from .attributions import Attribution, margins_of
+from .attributions import Attribution, are_zero, margins_of
 from .method_values import seeded, switches, values_of
 from .methods import Method
 from .subject_record import Subject
@@ -44,6 +44,12 @@ class Checked:
     samples: int | None = None
     window: int | None = None
     truth: "np.ndarray | None" = None
+
+    @property
+    def empty(self) -> bool:
+        "Whether no column moves any answer, so that there is nothing to check"
+        found, margins = self.attribution, (self.attribution.margins, self.attribution.reference_margins)
+        return are_zero(found.values, *margins) and (self.method.name == "permutation" or are_zero(found.differences, *margins))
 
     def again(self, subject: Subject, features: "Tensor", targets: "Tensor") -> "Tensor": # (n, c) float64
         "The same explanation of other features, or of another model"

@@ -61,8 +61,15 @@ def model_card(
     first, *others = [make(found) for make in FINDINGS]
     sections = (first, purpose(found), limits(found), *others, data(found), model_facts(found), lineage(found, store),
         cost(found, store), environment(found))
-    lead = f"{found.gate.message}." if found.gate else "Nobody evaluated this version."
-    return ModelCard(found.artifact.reference, lead, sections, found)
+    return ModelCard(found.artifact.reference, _lead(found), sections, found)
+
+# %% ../../nbs/4_evaluation/49_model_card.ipynb #4beab6e2
+def _lead(found):
+    "What came of the gate; the decision below has its reasons"
+    gate = found.gate
+    if gate is None: return "Nobody evaluated this version."
+    if not gate.verdicts and not gate.open_risks: return f"Measured on {gate.evaluation.data}, and not judged."
+    return f"{'Good enough' if gate.passed else 'Not good enough'} by its objectives and risks, on {gate.evaluation.data}."
 
 # %% ../../nbs/4_evaluation/49_model_card.ipynb #5a6ab659
 def _save(card, path):
@@ -84,7 +91,16 @@ def log_card(
 ) -> "Artifact": # of type model_card, with model_card.html and model_card.md
     "Keep a card in the lineage. Raises `ArtifactError`, `StoreFullError`"
     run.use_artifact(card.model)
+    for each in card.evidence.read: run.use_artifact(_request(run, each))
+    gate = card.evidence.gate
+    if gate and gate.verdicts: run.log({"objectives_met": sum(each.passed for each in gate.verdicts)})
     with tempfile.TemporaryDirectory() as folder:
         for form in ("html", "md"): card.save(Path(folder)/f"model_card.{form}")
-        metadata = {"model": card.model, "passed": card.passed, "message": card.lead}
+        metadata = {"model": card.model, "passed": card.passed, "message": f"{gate.message}." if gate else card.lead}
         return run.log_artifact(folder, name or f"{card.evidence.artifact.name}-card", "model_card", metadata=metadata)
+
+# %% ../../nbs/4_evaluation/49_model_card.ipynb #3abbfe06
+def _request(run, reference):
+    "How a version is asked for: as the newest, where it is"
+    newest = f"{reference.rpartition(':')[0]}:latest"
+    return newest if run.store.artifacts.use(None, newest, run.group).reference == reference else reference

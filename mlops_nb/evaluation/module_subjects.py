@@ -13,7 +13,7 @@ if TYPE_CHECKING: from torch import Tensor, nn
 
 # %% ../../nbs/4_evaluation/46_module_subjects.ipynb #56f4672d
 from .subject_record import Subject
-from ..settings import DataError
+from ..settings import DataError, ModelError
 from ..training.signature import InputColumn, Signature
 
 # %% ../../nbs/4_evaluation/46_module_subjects.ipynb #b3e2f325
@@ -60,12 +60,24 @@ def _frozen(module):
     return found.requires_grad_(False)
 
 # %% ../../nbs/4_evaluation/46_module_subjects.ipynb #43e4f481
+def _ask(module, inputs):
+    "What a module gives, and its margins (n, m). Raises `ModelError` with what the module said"
+    try:
+        given = module(inputs)
+        return given, (given[0] if isinstance(given, tuple) else given).reshape(len(inputs), -1)
+    except Exception as problem: # a module may raise anything
+        first = next((each for each in getattr(module, "modules", tuple)() if hasattr(each, "in_features")), None)
+        wanted = "" if first is None or inputs.ndim != 2 or first.in_features == inputs.shape[1] else (
+            f"; its first linear layer takes {first.in_features} numbers, and a row has {inputs.shape[1]}")
+        said = str(problem).strip().splitlines()[:1] or [""]
+        raise ModelError(f"the module cannot answer inputs of shape {tuple(inputs.shape)}{wanted}. It said {type(problem).__name__}: "
+                         f"{said[0]}. Give rows like those that it was trained on") from problem
+
+# %% ../../nbs/4_evaluation/46_module_subjects.ipynb #834fa3dd
 def _score_of_module(module, shape, binary):
     "Features -> margin and output, (n, m) both"
     def score(features):
-        given = module(features.reshape(len(features), *shape))
-        margin = given[0] if isinstance(given, tuple) else given
-        margin = margin.reshape(len(features), -1)
+        given, margin = _ask(module, features.reshape(len(features), *shape))
         if isinstance(given, tuple) and len(given) > 1: return margin, given[1].reshape(len(features), -1)
         return margin, margin.sigmoid() if binary else margin.softmax(1) if margin.shape[1] > 1 else margin
     return score
@@ -99,7 +111,7 @@ def make_module_subject(
     columns: "list[str] | None", # names of the inputs
     classes: "list | None", # names of the outputs; of one output: negative, positive
 ) -> Subject:
-    "A module and its rows. Raises `DataError`"
+    "A module and its rows. Raises `DataError`, `ModelError`"
     import pandas as pd, torch
     inputs, others = _as_tensor(data, "data"), None if reference is None else _as_tensor(reference, "reference")
     check_not_empty(("data", inputs), ("reference", others))

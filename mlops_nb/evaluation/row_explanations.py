@@ -78,8 +78,9 @@ def explain_one(
     neighbours, far, said = _neighbours(explanation, row, nearest)
     strongest = [f"{each.column} ({each.contribution:+.2g})" for each in table.head(3).itertuples() if each.speaks]
     margin, reference = float(explanation.margins[row]), float(explanation.reference_margins[row])
+    between = "; " if explanation.shape else ", " # names of pixels have commas
     message = (f"{explanation.unit} is {margin:.3g}, against {reference:.3g} of {with_article(explanation.baseline)}: "
-               f"{', '.join(strongest) or 'no column moves it'}{said}")
+               f"{between.join(strongest) or 'no column moves it'}{said}")
     return RowExplanation(table, margin, reference, neighbours, far, message, explanation, row)
 
 def _rows_of(explanation):

@@ -15,7 +15,8 @@ if TYPE_CHECKING: import numpy as np, pandas as pd
 
 # %% ../../nbs/4_evaluation/44_slices.ipynb #fed01c9e
 from .cases import Case
-from .metrics import bounds_of, check_plan, defined_metrics, metrics_of
+from .intervals import metric_bounds
+from .metrics import check_plan, defined_metrics, metrics_of
 from .replicates import resample
 from .resampling import take_rows
 from ..settings import DataError, NotFoundError
@@ -87,15 +88,39 @@ def _cut(name, values, parts, min_rows):
     return [Slice(each, np.asarray(rows, dtype=bool)) for each, rows in found]
 
 # %% ../../nbs/4_evaluation/44_slices.ipynb #9891c9b9
+def _plain_names(names, expression):
+    "Column names that pandas can read, and the expression with them; texts in quotes stay"
+    import re
+    plain = {name: f"column_{place}" for place, name in enumerate(names) if not (name.isascii() and name.isidentifier())}
+    bare = [name for name in plain if " " in name.strip() or not name.isascii()]
+    wanted = sorted([f"`{name}`" for name in plain] + bare, key=len, reverse=True)
+    if not wanted: return names, expression
+    def replace(found): return found[0] if found[1] else plain[found[0].strip("`") if found[0][0] == "`" else found[0]]
+    pattern = "('[^']*'|\"[^\"]*\")|" + "|".join(map(re.escape, wanted))
+    return [plain.get(name, name) for name in names], re.sub(pattern, replace, expression)
+
+# %% ../../nbs/4_evaluation/44_slices.ipynb #fbb1d471
+def _check_expression(expression, text):
+    "Refuse what does more than compare"
+    import ast
+    for each in ast.walk(ast.parse(text.replace("`", "").strip(), mode="eval")):
+        if isinstance(each, ast.Call | ast.Attribute):
+            raise DataError(f"slice {expression!r} has {ast.unparse(each)!r}; allowed are comparisons of columns and values, "
+                            "joined by and, or and not: make a column of anything else")
+
+# %% ../../nbs/4_evaluation/44_slices.ipynb #3a841b42
 def _by_expression(table, expression):
     "The rows where an expression is true"
     import numpy as np, pandas as pd
     names = [str(each) for each in table.columns]
     if expression.isidentifier(): raise NotFoundError("column", expression, names)
-    try: found = table.eval(expression)
+    plain, text = _plain_names(names, expression)
+    try:
+        _check_expression(expression, text)
+        found = table.set_axis(plain, axis=1).eval(text)
     except (SyntaxError, NameError, ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as problem:
         raise DataError(f"slice {expression!r} cannot be computed ({problem}); give a column ({', '.join(names[:8])}"
-                        f"{', ...' if len(names) > 8 else ''}) or an expression of pandas' query such as \"{names[0]} == 1\"") from problem
+                        f"{', ...' if len(names) > 8 else ''}) or an expression of pandas' query: \"`{names[0]}` == 1\"") from problem
     if not isinstance(found, pd.Series) or not pd.api.types.is_bool_dtype(found):
         raise DataError(f"slice {expression!r} gives {getattr(found, 'dtype', type(found).__name__)} and not true or false for each row; "
                         f"compare it with something, such as \"{expression} > 1\"")
@@ -155,7 +180,7 @@ def _measure_slice(name, case, chosen, draws, level, min_rows):
     values = defined_metrics(case, chosen) if len(case.truth) else {}
     for each, found in zip(chosen, draws):
         value, lost = values.get(each.name, float("nan")), int(np.isnan(found).sum())
-        lower, upper = bounds_of(value, found, level) if each.name in values else (float("nan"), float("nan"))
+        lower, upper = metric_bounds(each.name, case, value, found, level) if each.name in values else (float("nan"), float("nan"))
         note = slice_note(case, min_rows, [each.name] * (each.name not in values and len(case.truth) > 0), lost)
         yield name, len(case.truth), each.name, value, lower, upper, note
 

@@ -35,14 +35,24 @@ def _ask(model, classes, table):
     try:
         if classes is None: return np.asarray(model.predict(table), dtype=float).reshape(len(table), -1)
         return np.asarray(model.predict_proba(table), dtype=float)[:, 1 if len(classes) == 2 else 0:]
-    except ValueError as problem:
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
+        if type(problem).__name__ == "NotFittedError": raise _not_fitted(model) from problem
         frame = pd.DataFrame(table)
         missing = [repr(name) for name in frame if frame[name].isna().any()]
-        raise DataError(f"{type(model).__name__} cannot answer these rows: {str(problem).splitlines()[0]}" + (
+        raise DataError(f"{type(model).__name__} cannot answer these rows: {(str(problem).splitlines() or [''])[0]}" + (
             f" Missing values are in column {', '.join(missing[:5])}; fill them, or leave these rows out" if missing else
             "; give rows like those that it was fitted on")) from problem
 
 # %% ../../nbs/4_evaluation/46_subjects.ipynb #733cdd62
+def _not_fitted(model): return ModelError(f"{type(model).__name__} was not fitted, so it has no answers to explain; call its fit first")
+
+def _classes(model):
+    "The names of the classes, or None of a regression"
+    if not hasattr(model, "predict_proba"): return None
+    try: return tuple(model.classes_)
+    except AttributeError as problem: raise _not_fitted(model) from problem
+
+# %% ../../nbs/4_evaluation/46_subjects.ipynb #516e76d6
 def _answers_subject(model, data, columns):
     "Of an object with scikit-learn's face"
     import numpy as np, pandas as pd
@@ -50,7 +60,7 @@ def _answers_subject(model, data, columns):
     if columns is None: columns = frame.columns if isinstance(data, pd.DataFrame) else [f"input {number}" for number in frame]
     check_not_empty(("data", frame))
     named = frame.set_axis([*map(str, columns)], axis="columns")
-    classes = tuple(model.classes_) if hasattr(model, "predict_proba") else None
+    classes = _classes(model)
     task = "regression" if classes is None else "binary" if len(classes) == 2 else "multiclass"
     signature = Signature(task, "output", classes, (), tuple(InputColumn(each, "number") for each in named))
     given, array = list(frame.columns), not isinstance(data, pd.DataFrame)
