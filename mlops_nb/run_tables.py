@@ -39,7 +39,8 @@ def leading_metrics(
     "The metrics by which a run is told from others"
     numbers = {name: value for name, value in (metrics or {}).items() if isinstance(value, (int, float)) and not isinstance(value, bool)}
     chosen = [name for name in first if name in numbers]
-    def matters(name): return name not in _COUNTERS and not name.startswith(("_", "system/", "time/")) and not name.endswith(("_lower", "_upper"))
+    def is_beside(name): return name.startswith(("_", "system/", "time/")) or name.endswith(("_lower", "_upper"))
+    def matters(name): return name not in _COUNTERS and not is_beside(name)
     others = filter(matters, reversed(numbers))
     return {name: numbers[name] for name in dict.fromkeys([*chosen, *others])}
 

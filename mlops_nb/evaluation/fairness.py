@@ -174,7 +174,8 @@ def _gap_of(case, labels, column, measure, compared, groups, rows, rates, plan):
     left_out = ", ".join(f"{name} ({count} rows)" for name, count in zip(groups[~usable], rows[~usable]))
     note, names = f"left out: {left_out}" if left_out else "", tuple(map(str, groups[usable]))
     if usable.sum() < 2:
-        return Gap(column, measure, *[float("nan")] * 3, names, "; ".join(filter(None, [f"fewer than two groups of {plan.min_rows} rows", note])))
+        few = f"fewer than two groups of {plan.min_rows} rows"
+        return Gap(column, measure, *[float("nan")] * 3, names, "; ".join(filter(None, [few, note])))
     kept = np.isin(labels.astype(str), groups[usable])
     value = _gap(Case(case.task, case.truth[kept], case.output[kept], case.threshold), labels[kept], compared, how)
     lower, upper = gap_bounds(rates.centre[wanted][:, usable], rates.draws[:, wanted][..., usable], how, plan.level)
