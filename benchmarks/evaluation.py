@@ -30,7 +30,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from run_all import forget_environment, make_parser, tell
+from run_all import forget_environment, make_parser, show_facts, tell
 
 REPEATS = 3
 SHUFFLES = 2  # of each column, for its permutation importance
@@ -527,16 +527,6 @@ def run_cases(
     return results | {"machine": about | {"load_after": os.getloadavg()}}
 
 
-def show_more(
-    results: dict[str, dict],
-) -> None:
-    "Print what the table has no column for"
-    for name, found in results.items():
-        shown = ("ours", "peer", "ratio", "unit", "target", "met", "samples")
-        facts = [f"{key} {value}" for key, value in found.items() if key not in shown]
-        print(f"{name}: {'; '.join(facts)}")
-
-
 def parse(
     arguments: Sequence[str] | None = None,  # default: those of this process
 ) -> argparse.Namespace:
@@ -549,7 +539,7 @@ def main():
     options = parse()
     forget_environment("MLOPS_NB_", "WANDB_")
     os.environ |= {"WANDB_SILENT": "true", "DO_NOT_TRACK": "true"}
-    tell(run_cases(options.only, options.repeats), "evaluation", options.json, show_more)
+    tell(run_cases(options.only, options.repeats), "evaluation", options.json, show_facts)
 
 
 if __name__ == "__main__":

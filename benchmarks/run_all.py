@@ -44,9 +44,16 @@ def show(
         if case != "machine":
             table.add_row(case, *row(found))
     Console().print(table)
-    for case, found in results.items():
-        if "peer_is" in found:
-            print(f"{case}: the peer was {found['peer_is']}")
+
+
+def show_facts(
+    results: dict[str, dict],  # as of `show`
+    shown: tuple[str, ...] = ("ours", "peer", "ratio", "unit", "target", "met", "samples"),  # what the table has
+) -> None:
+    "Print what the table has no column for"
+    for name, found in results.items():
+        facts = [f"{key} {value}" for key, value in found.items() if key not in shown]
+        print(f"{name}: {'; '.join(facts)}")
 
 
 def make_parser(
@@ -100,6 +107,7 @@ def main():
     for name, results in found.items():
         if results:
             show(results, name)
+            show_facts({case: {"peer": found["peer_is"]} for case, found in results.items() if "peer_is" in found}, ())
     return 1 if None in found.values() else 0
 
 

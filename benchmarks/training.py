@@ -34,7 +34,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from run_all import forget_environment, make_parser, tell
+from run_all import forget_environment, make_parser, show_facts, tell
 
 PAIRS = 30
 LOG_EVERY = 50  # steps between rows
@@ -503,16 +503,6 @@ def run_cases(
     return results | {"machine": about | {"load_after": os.getloadavg()}}
 
 
-def show_more(
-    results: dict[str, dict],
-) -> None:
-    "Print what the table has no column for"
-    for name, found in results.items():
-        shown = ("ours", "peer", "ratio", "unit", "target", "met", "samples")
-        facts = [f"{key} {value}" for key, value in found.items() if key not in shown]
-        print(f"{name}: {'; '.join(facts)}")
-
-
 def parse(
     arguments: Sequence[str] | None = None,  # default: those of this process
 ) -> argparse.Namespace:
@@ -525,7 +515,7 @@ def main():
     options = parse()
     forget_environment("MLOPS_NB_", "WANDB_", "TRACEML_")
     os.environ["WANDB_SILENT"] = "true"
-    tell(run_cases(options.only, options.pairs), "training", options.json, show_more)
+    tell(run_cases(options.only, options.pairs), "training", options.json, show_facts)
 
 
 if __name__ == "__main__":

@@ -149,7 +149,7 @@ def test_bootstrap_measures_what_scikit_learn_does(evaluation, capsys):
     found = evaluation.bootstrap_metrics(1, rows=4000, resamples=10, timed=2)
     assert found["largest_difference"] < 1e-9 and (found["target"], found["slices"]) == (50, 20)
     check_extrapolated(found, 5, "timed on 2 resamples and extrapolated to 10")
-    evaluation.tell({"bootstrap_metrics": found}, "evaluation", False, evaluation.show_more)
+    evaluation.tell({"bootstrap_metrics": found}, "evaluation", False, evaluation.show_facts)
     assert "peer_is timed on 2 resamples and extrapolated to 10" in capsys.readouterr().out
 
 

@@ -6,17 +6,10 @@ import sys
 from xml.etree import ElementTree
 
 import pytest
-import torch
+from churn import customers, log_models, write_settings
 from commands import call, invoke, read, refuse
-from test_gates import Scorer, customers
 
-from mlops_nb.data.datasets import log_dataset, open_dataset
-from mlops_nb.data.schema import conform, infer_schema
-from mlops_nb.data.splits import split_rows
 from mlops_nb.store.session import start_run
-from mlops_nb.training.encoder import Encoder
-from mlops_nb.training.models import log_model
-from mlops_nb.training.signature import fit_signature, to_tensors
 
 OBJECTIVES = """[[goal]]
 name = "keep"
@@ -46,17 +39,9 @@ IMPOSSIBLE = OBJECTIVES.replace("at_least = 0.8", "at_least = 0.999\ncost_of_mis
 def folder(tmp_path_factory):
     "A workspace with a model whose path has a space and Thai letters"
     root = tmp_path_factory.mktemp("ลูกค้า a workspace")
-    (root / "settings.ini").write_text("[workspace]\nproject = churn\n[wandb]\nmode = disabled\n")
-    torch.set_num_threads(1)
+    write_settings(root)
     with start_run("train", workspace=root) as run:
-        table = customers(2000)
-        schema = infer_schema(table, "leaves", key=["customer"])
-        table = conform(table, schema)
-        log_dataset(run, table, schema, split_rows(table, schema), "customers")
-        rows = open_dataset(run.use_artifact("customers:latest")).table("train")
-        signature = fit_signature(rows, schema)
-        encoder = Encoder(signature, *to_tensors(rows, signature))
-        log_model(run, "churn", encoder, Scorer(encoder.feature_columns, {"tenure": -2.5}, -0.5), signature)
+        log_models(run, 2000, churn=(-0.5, 1.0))
     return root
 
 
@@ -168,11 +153,7 @@ def test_a_file_that_is_no_table_is_named(folder, tmp_path, name, content, said)
     ("churn", "customer:latest", "did you mean 'customers")])
 def test_models_and_data_that_cannot_be_evaluated(folder, model, data, said):
     with start_run("train", workspace=folder) as run:
-        rows = open_dataset(run.use_artifact("customers:latest")).table("train")
-        signature = fit_signature(rows, open_dataset(run.use_artifact("customers:latest")).schema)
-        encoder = Encoder(signature, *to_tensors(rows, signature))
-        for name, scale in (("nan-model", float("nan")), ("sure-model", 1.2)):
-            log_model(run, name, encoder, Scorer(encoder.feature_columns, {"tenure": -2.5}, -0.5, scale), signature)
+        log_models(run, 2000, **{"nan-model": (-0.5, float("nan")), "sure-model": (-0.5, 1.2)})
     message = refuse(folder, "evaluate", model, *(("--data", data) if data else ()), "--resamples", "20")
     assert said in message and "Traceback" not in message, message
     assert "running" not in outcomes(folder)

@@ -5,12 +5,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-import torch
-from torch import nn
+from churn import customers, log_models, write_settings
 
-from mlops_nb.data.datasets import log_dataset, open_dataset
-from mlops_nb.data.schema import conform, infer_schema
-from mlops_nb.data.splits import split_rows
 from mlops_nb.evaluation.data_checks import check_overlap, check_size, row_digests, rows_needed
 from mlops_nb.evaluation.evaluating import evaluate_model, find_data, read_evaluation
 from mlops_nb.evaluation.evaluations import Evaluation, Plan
@@ -19,47 +15,17 @@ from mlops_nb.objectives import Goal, Objective
 from mlops_nb.settings import DataError, ModelError, NotFoundError, ObjectivesError, open_workspace
 from mlops_nb.store.door import open_store
 from mlops_nb.store.session import start_run
-from mlops_nb.training.encoder import Encoder
-from mlops_nb.training.models import load_model, log_model
-from mlops_nb.training.signature import InputColumn, Signature, fit_signature, to_tensors
-
-
-class Scorer(nn.Module):
-    "Log-odds by one layer, with nothing learned: its weights are those of the truth"
-    def __init__(self, columns, weights, shift, scale=1.0):
-        super().__init__()
-        self.register_buffer("weights", torch.tensor([[weights.get(name, 0.0)] for name in columns]))
-        self.shift, self.scale = shift, scale
-
-    def forward(self, features):
-        margin = features @ self.weights + self.shift
-        return margin, margin.sigmoid() * self.scale
-
-
-def customers(rows, seed=0):
-    rng = np.random.default_rng(seed)
-    found = pd.DataFrame({"customer": [f"c{seed}-{each}" for each in range(rows)], "tenure": rng.uniform(0, 72, rows),
-                          "charge": rng.normal(70, 20, rows), "gender": rng.choice(["f", "m"], rows),
-                          "senior": rng.choice([0, 1], rows, p=[0.8, 0.2])})
-    return found.assign(leaves=np.where(rng.random(rows) < 1 / (1 + np.exp(0.12 * (found["tenure"] - 30))), "Yes", "No"))
+from mlops_nb.training.models import load_model
+from mlops_nb.training.signature import InputColumn, Signature
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     "A workspace with a dataset, a model, one that gives more than 1, and one that gives NaN"
     root = tmp_path_factory.mktemp("a workspace")
-    (root / "settings.ini").write_text("[workspace]\nproject = churn\n[wandb]\nmode = disabled\n")
-    torch.set_num_threads(1)
+    write_settings(root)
     with start_run("train", workspace=root) as run:
-        table = customers(3000)
-        schema = infer_schema(table, "leaves", key=["customer"])
-        table = conform(table, schema)
-        log_dataset(run, table, schema, split_rows(table, schema), "customers")
-        rows = open_dataset(run.use_artifact("customers:latest")).table("train")
-        signature = fit_signature(rows, schema)
-        encoder = Encoder(signature, *to_tensors(rows, signature))
-        for name, shift, scale in (("churn", -0.5, 1.0), ("too-sure", -0.5, 1.2), ("broken", 0.0, float("nan"))):
-            log_model(run, name, encoder, Scorer(encoder.feature_columns, {"tenure": -2.5}, shift, scale), signature)
+        log_models(run, 3000, **{"churn": (-0.5, 1.0), "too-sure": (-0.5, 1.2), "broken": (0.0, float("nan"))})
         (root / "weights.bin").write_bytes(b"1")
         run.log_artifact(root / "weights.bin", "files-only", "model")
     return open_store(open_workspace(root))

@@ -6,12 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from churn import log_models
 from matplotlib.figure import Figure
-from test_gates import GOAL, Scorer, customers
+from test_gates import GOAL
 
-from mlops_nb.data.datasets import log_dataset, open_dataset
-from mlops_nb.data.schema import conform, infer_schema
-from mlops_nb.data.splits import split_rows
+from mlops_nb.data.datasets import open_dataset
 from mlops_nb.evaluation.evaluations import Plan
 from mlops_nb.evaluation.explanation_records import log_explanations
 from mlops_nb.evaluation.explanations import explain
@@ -23,9 +22,7 @@ from mlops_nb.store.refill import refill
 from mlops_nb.store.run_media import media_of
 from mlops_nb.store.session import start_run
 from mlops_nb.store.wandb_history import history_of, read_wandb_file
-from mlops_nb.training.encoder import Encoder
-from mlops_nb.training.models import load_model, log_model
-from mlops_nb.training.signature import fit_signature, to_tensors
+from mlops_nb.training.models import load_model
 
 PNG = bytes.fromhex("89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6260f8ffff3f0300050001ff"
                     "0a2db4000000000049454e44ae426082")
@@ -110,14 +107,8 @@ def test_what_is_refused_leaves_no_row(store, verb, value, said):
 def test_evaluations_and_explanations_are_tables_figures_and_artifacts_of_wandb(store):
     torch.set_num_threads(1)
     with start_run("train", workspace=store.workspace) as run:
-        table = customers(900)
-        schema = infer_schema(table, "leaves", key=["customer"])
-        table = conform(table, schema)
-        log_dataset(run, table, schema, split_rows(table, schema), "customers")
+        log_models(run, 900, churn=(-0.5, 1.0))
         data = open_dataset(run.use_artifact("customers:latest"))
-        signature = fit_signature(data.table("train"), schema)
-        encoder = Encoder(signature, *to_tensors(data.table("train"), signature))
-        log_model(run, "churn", encoder, Scorer(encoder.feature_columns, {"tenure": -2.5}, -0.5), signature)
     found = gate(store, "churn", plan=Plan(resamples=20, slices=("gender",)), goals=(GOAL,))
     record = next(each for each in store.runs.list() if each.name == "evaluate")
     media, artifacts, _ = wandb_of(store, record.id)
