@@ -21,16 +21,14 @@ reads with two threads, Evidently with one.
 
 import argparse
 import os
-import platform
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from run_all import forget_environment, make_parser, show_facts, tell
+from run_all import forget_environment, machine, make_parser, show_facts, tell
 
 REPEATS = 3
 SHUFFLES = 2  # of each column, for its permutation importance
@@ -498,28 +496,12 @@ CASES = {  # name -> case(repeats) -> result, as `compare` makes it
 }
 
 
-def machine(
-    repeats: int,
-) -> dict:
-    "Where and how it was measured"
-    from mlops_nb.store.system import host_info
-
-    host = {key: value for key, value in host_info().items() if key in ("os", "cpu_model", "cpu_count", "memory_bytes")}
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    return host | {"repeats": repeats, "python": platform.python_version(), "packages": versions, "load_before": os.getloadavg()}
-
-
 def run_cases(
     names: Sequence[str],
     repeats: int,
 ) -> dict[str, dict]:  # case -> result, and "machine"
     "Measure cases, one after the other"
-    about, results = machine(repeats), {}
+    about, results = machine(PACKAGES, repeats=repeats), {}
     for name in names:
         print(f"{name} ...", file=sys.stderr, flush=True)
         with warnings.catch_warnings():

@@ -2,9 +2,11 @@
 import argparse
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
@@ -54,6 +56,23 @@ def show_facts(
     for name, found in results.items():
         facts = [f"{key} {value}" for key, value in found.items() if key not in shown]
         print(f"{name}: {'; '.join(facts)}")
+
+
+def machine(
+    packages: Iterable[str],  # whose versions are told
+    **options,  # of this measurement
+) -> dict:
+    "Where and how it was measured"
+    from mlops_nb.store.system import host_info
+
+    host = {key: value for key, value in host_info().items() if key in ("os", "cpu_model", "cpu_count", "memory_bytes")}
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = None
+    return host | options | {"python": platform.python_version(), "packages": versions, "load_before": os.getloadavg()}
 
 
 def make_parser(

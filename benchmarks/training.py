@@ -18,7 +18,6 @@ import gc
 import logging
 import math
 import os
-import platform
 import random
 import statistics
 import sys
@@ -29,12 +28,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from run_all import forget_environment, make_parser, show_facts, tell
+from run_all import forget_environment, machine, make_parser, show_facts, tell
 
 PAIRS = 30
 LOG_EVERY = 50  # steps between rows
@@ -470,22 +468,6 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def machine(
-    pairs: int,
-) -> dict:
-    "Where and how it was measured"
-    from mlops_nb.store.system import host_info
-
-    host = {key: value for key, value in host_info().items() if key in ("os", "cpu_model", "cpu_count", "memory_bytes")}
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
-    return host | {"pairs": pairs, "threads": 1, "python": platform.python_version(), "packages": versions, "load_before": os.getloadavg()}
-
-
 def run_cases(
     names: Sequence[str],
     pairs: int,
@@ -493,7 +475,7 @@ def run_cases(
     "Measure cases, each with a run of its own, and leave nothing behind"
     from mlops_nb import start_run
 
-    about, results = machine(pairs), {}
+    about, results = machine(PACKAGES, pairs=pairs, threads=1), {}
     with one_thread(), tempfile.TemporaryDirectory(prefix="training-", ignore_cleanup_errors=True) as folder:
         (Path(folder) / "settings.ini").write_text("[workspace]\nproject = training\n\n[wandb]\nmode = offline\n", encoding="utf-8")
         for name in names:

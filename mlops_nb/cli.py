@@ -27,6 +27,7 @@ from .commands.reproduce import reproduce
 from .commands.resume import resume
 from .commands.run import run
 from .commands.runs import runs
+from .commands.sweep import sweep
 from .commands.sync import sync
 from .commands.shared import Program, find_store, json_option, make_store, print_json, set_up_logging, show
 from .settings import open_workspace
@@ -52,6 +53,7 @@ main.add_command(init)
 main.add_command(run)
 main.add_command(resume)
 main.add_command(reproduce)
+main.add_command(sweep)
 main.add_command(evaluate)
 main.add_command(card)
 main.add_command(parameters)

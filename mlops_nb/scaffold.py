@@ -19,6 +19,14 @@ from .filling import NO_ANSWERS, Answers, fill_file, place_of
 from .settings import NotFoundError, StoreFullError, WorkspaceError
 
 # %% ../nbs/9_interface/91_scaffold.ipynb #880c41f5
+_ABOUT = {".ipynb_checkpoints", "__pycache__", "takes_data", "extends"} # not for workspaces
+
+def _extends(folder):
+    "The lines of the file `extends`; none where there is no such file"
+    path = folder / "extends"
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()] if path.is_file() else []
+
+# %% ../nbs/9_interface/91_scaffold.ipynb #05e8e7b0
 @dataclass(frozen=True)
 class Template:
     "Notebooks and settings to begin with"
@@ -26,22 +34,30 @@ class Template:
     title: str # what it is about
     folder: Path # where it lies in the package
     takes_data: bool = False # whether it asks for a table and a target: it has a file `takes_data`
+    base: "Template | None" = None # the one that it extends
 
     def files(self,
         variant: str = "", # of the files `NAME.VARIANT.EXT` this one
     ) -> dict[Path, Path]: # path in the workspace -> path in the package
-        "What a workspace gets; a file `gitignore` becomes `.gitignore`"
+        "What a workspace gets; a file `gitignore` becomes `.gitignore`. Files of its own stand before those of the one it extends"
         found = (each.relative_to(self.folder) for each in sorted(self.folder.rglob("*")) if each.is_file())
-        wanted = (each for each in found if not {".ipynb_checkpoints", "__pycache__", "takes_data"} & set(each.parts))
+        wanted = (each for each in found if not _ABOUT & set(each.parts))
         places = {self.folder / each: place_of(each, variant) for each in wanted}
-        return {each.with_name(".gitignore") if each.name == "gitignore" else each: source for source, each in places.items() if each}
+        own = {each.with_name(".gitignore") if each.name == "gitignore" else each: source for source, each in places.items() if each}
+        if not self.base: return own
+        left_out = {Path(line) for line in _extends(self.folder)[1:]}
+        return {place: source for place, source in self.base.files(variant).items() if place not in left_out} | own
 
 # %% ../nbs/9_interface/91_scaffold.ipynb #dd453fbb
 def list_templates() -> tuple[Template, ...]: # by name
     "The templates that come with the package; the heading of its README.md is a template's title"
     root = Path(str(files("mlops_nb") / "templates"))
-    folders = sorted(each for each in root.iterdir() if (each / "settings.ini").is_file()) if root.is_dir() else []
-    return tuple(Template(each.name, _title(each), each, (each / "takes_data").exists()) for each in folders)
+    folders = sorted(each for each in root.iterdir() if (each / "settings.ini").is_file() or _extends(each)) if root.is_dir() else []
+    return tuple(_template(each) for each in folders)
+
+def _template(folder):
+    base = _template(folder.parent / lines[0]) if (lines := _extends(folder)) else None
+    return Template(folder.name, _title(folder), folder, (folder / "takes_data").exists() or bool(base and base.takes_data), base)
 
 def _title(folder):
     readme = folder / "README.md"

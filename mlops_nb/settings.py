@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MlopsError', 'SettingsError', 'WorkspaceError', 'ObjectivesError', 'PipelineError', 'NotebookError', 'ParameterError',
-           'KernelError', 'DataError', 'ModelError', 'TrainingError', 'StoreError', 'CorruptBlobError',
-           'StoreFullError', 'ArtifactError', 'CatalogVersionError', 'TrackingError', 'NotFoundError',
-           'MissingExtraError', 'require', 'WorkspaceSettings', 'WandbSettings', 'KernelSettings', 'ExperimentSettings',
-           'HardwareSettings', 'Settings', 'load_settings', 'Workspace', 'find_workspace', 'open_workspace']
+           'KernelError', 'DataError', 'ModelError', 'TrainingError', 'SweepError', 'ExecutorError', 'TrialPruned',
+           'StoreError', 'CorruptBlobError', 'StoreFullError', 'ArtifactError', 'CatalogVersionError', 'TrackingError',
+           'NotFoundError', 'MissingExtraError', 'require', 'WorkspaceSettings', 'WandbSettings', 'KernelSettings',
+           'ExperimentSettings', 'HardwareSettings', 'Settings', 'load_settings', 'Workspace', 'find_workspace',
+           'open_workspace']
 
 # %% ../nbs/00_settings.ipynb #ae8a09a4
 import configparser
@@ -42,6 +43,9 @@ class KernelError(MlopsError): "The kernel that a notebook asks for is not insta
 class DataError(MlopsError): "A table, or what is said about it, is not as it should be"
 class ModelError(MlopsError): "A model cannot do what was asked of it"
 class TrainingError(MlopsError): "A training cannot do what was asked, or cannot go on"
+class SweepError(MlopsError): "A sweep's file, or the sweep itself, cannot be used"
+class ExecutorError(MlopsError): "Trials cannot be run where they were sent"
+class TrialPruned(MlopsError): "A trial of a sweep ends early, because others do better"
 
 # %% ../nbs/00_settings.ipynb #49636761
 class StoreError(MlopsError): "The store cannot do what was asked"

@@ -16,7 +16,7 @@ PROGRAM = Path(sys.executable).with_name("mlops-nb")
 def invoke(folder, *arguments):
     "Exit status, standard output and standard error"
     words, foreign = list(map(str, arguments)), [name for name in os.environ if name.startswith(("MLOPS_NB_", "WANDB_", "MPLBACKEND"))]
-    if words[0] in ("run", "resume", "reproduce"):
+    if words[0] in ("run", "resume", "reproduce", "sweep"):
         environ = {name: value for name, value in os.environ.items() if name not in foreign}
         done = subprocess.run([PROGRAM, *words], cwd=folder, env=environ, capture_output=True, text=True, timeout=300)
         return done.returncode, done.stdout, done.stderr

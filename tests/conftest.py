@@ -16,8 +16,9 @@ hypothesis.settings.register_profile("tests", derandomize=True, database=None, d
 hypothesis.settings.load_profile("tests")
 
 # Begun first, the longest before the others, so that no worker is still at one of them when the others are done
-LONGEST = ("test_template_tabular", "test_kill_matrix", "test_warm_kernels", "test_models", "test_template_digits",
-           "test_papermill_parity", "test_engine", "test_wandb_sync", "test_reproduce", "test_many_runs", "test_cli", "test_wheel")
+LONGEST = ("test_template_automl", "test_sweeps", "test_template_tabular", "test_executors", "test_kill_matrix",
+           "test_warm_kernels", "test_models", "test_template_digits", "test_papermill_parity", "test_engine", "test_wandb_sync",
+           "test_reproduce", "test_many_runs", "test_cli", "test_wheel")
 PLACES = {name: place for place, name in enumerate(LONGEST)}
 
 TABLES = Path(os.environ.get("TABLES") or Path(__file__).parents[2] / "shared" / "data")  # public tables, where somebody has put them

@@ -218,3 +218,18 @@ if find_spec("evidently"):  # it is in the environment of benchmarks only
         evaluation.check_drift(reference, current, evaluation.schema_of(reference))
         found = evaluation.drift_356k_x_50(1, rows=3000)
         assert (found["target"], found["rows"], found["columns"]) == (100, 3000, 50)
+
+
+def test_a_sweep_is_measured_beside_the_loop_that_people_write(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import sweep
+
+    monkeypatch.setattr(sweep, "IMPORTS", "import time, wandb")  # the heavy ones take most of a minute
+    try:
+        found = sweep.one_second_60x2(work_s=0.0, trials=2, stock_trials=2)
+        assert found["ours"] > 0 and found["peer"] > 0 and found["ratio"] == pytest.approx(found["ours"] / found["peer"])
+        found = sweep.thousand_trials(trials=14, last=2)
+        assert found["ours"] > 0 and found["unit"] == "ms"
+    finally:
+        for name in ("sweep", "run_all"):
+            sys.modules.pop(name, None)

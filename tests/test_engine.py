@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from unittest.mock import patch
 
 import nbformat
 import psutil
 import pytest
+from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from mlops_nb.experiments import cells, client, kernels, recorder, whole_files
@@ -461,6 +463,18 @@ def test_a_notebook_over_its_time(write, output):
     assert execution.status == "failed"
     assert execution.error.message.startswith("the notebook ran longer than its limit of 3 s")
     assert states(read(output)).index("failed") < 59 and states(read(output))[-1] == "pending"
+
+
+def test_nothing_that_is_printed_is_lost_while_the_runner_is_held_up(write, output, tmp_path):
+    code, held, original = "print('begin', flush=True)\nfor line in range(20000): print(line, flush=True)", [], NotebookClient.output
+
+    def slow(self, *arguments):
+        if not held: held.append(time.sleep(3))
+        return original(self, *arguments)
+
+    with patch.object(NotebookClient, "output", slow): execution = execute(write(code), output, cwd=tmp_path)
+    assert execution.status == "finished" and held, execution.error
+    assert printed(read(output)) == "begin\n" + "".join(f"{line}\n" for line in range(20000))
 
 
 def test_outputs_are_in_the_file_while_a_cell_runs_and_saves_are_few(write, output, tmp_path):

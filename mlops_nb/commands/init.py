@@ -145,14 +145,14 @@ def check_given(
     "Refuse a template about data without data, and the other way round"
     if not template.takes_data and given:
         raise click.UsageError(f"the template {template.name!r} brings its own data and takes no --{next(iter(given))}; "
-                               "for a table of your own: --template tabular")
+                               "for a table of your own: --template tabular, or automl to have the model chosen")
     missing = [f"--{each}" for each in ("data", "target") if template.takes_data and each not in given]
     if missing: raise click.UsageError(f"the template {template.name!r} needs {' and '.join(missing)}")
 
 # %% ../../nbs/9_interface/98_init.ipynb #05515110
 @click.command(cls=SeveralValues)
 @click.argument("folder", metavar="DIR")
-@click.option("--template", default="digits", show_default=True, metavar="NAME", help="What to begin with: digits, tabular.")
+@click.option("--template", default="digits", show_default=True, metavar="NAME", help="What to begin with: digits, tabular, automl.")
 @data_options
 def init(folder, template, **options):
     """Make a workspace in DIR.
@@ -161,6 +161,7 @@ def init(folder, template, **options):
     An example with data:  mlops-nb init my-digits
     A table of your own:   mlops-nb init churn --template tabular
                              --data customers.csv --target Churn
+    ... its model chosen:  the same with --template automl
     """
     from mlops_nb.filling import NO_ANSWERS
     from mlops_nb.scaffold import find_template, init_workspace

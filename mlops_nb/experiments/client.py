@@ -111,6 +111,7 @@ class ConnectedClient(StartingClient):
         with self._starting(): await self._until_started(options)
         self.watch.kernel.pid = getattr(self.km.provisioner, "pid", None)
         if self.watch.on_kernel_start and self.watch.kernel.pid: self.watch.on_kernel_start(self.watch.kernel.pid)
+        self.km.context.rcvhwm = 0 # by default ZeroMQ drops what a kernel prints while a thousand messages wait here
         self.kc = self.km.client(context=self.km.context)
         self.kc.start_channels(stdin=False, hb=False, control=False)
         with self._starting(): self.info = await wait_for_kernel(self.kc, self.startup_timeout, self._check_cancelled)

@@ -7,15 +7,17 @@ __all__ = ['kernel_environ', 'run_notebook']
 
 # %% ../../nbs/5_experiments/55_runner.ipynb #d9fe64e5
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 
 # %% ../../nbs/5_experiments/55_runner.ipynb #5443f212
 from .acceptance import accept_parameters, inject_parameters
 from .kept_values import keep_values
 from .kernels import check_folder, check_kernel
 from .parameters import load_notebook
+from ..settings import TrialPruned
 from ..store.door import Store
 from ..store.record import wandb_place
 from ..store.runs import RunRecord
@@ -24,7 +26,7 @@ from ..store.imports import adopt
 from ..store.online import settle_online, waits_for_sync
 from ..store.refill import refill
 from ..store.system import HardwareSampler
-from ..store.wandb_service import start_service, wandb_environ
+from ..store.wandb_service import EARLY_SERVICE, start_service, wandb_environ
 
 # %% ../../nbs/5_experiments/55_runner.ipynb #94ba8a20
 def kernel_environ(
@@ -32,12 +34,13 @@ def kernel_environ(
     record: RunRecord,
     notebook: Path,
     hidden: tuple[str, ...] = (), # variables that the kernel does not get: other processes can read its environment
+    added: Mapping[str, str] = MappingProxyType({}), # variables that it gets besides this process's
 ) -> dict[str, str]: # the whole environment of the kernel
     "The environment in which a notebook's kernel runs"
     own = {"MLOPS_NB_RUN": record.id, "MLOPS_NB_WORKSPACE": str(store.workspace.root), "MLOPS_NB_GROUP": record.group_id or "",
            "JPY_SESSION_NAME": str(notebook)}
     if group := wandb_place(record)["group"]: own["WANDB_RUN_GROUP"] = group
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_SERVICE") and key not in hidden}
+    inherited = {key: value for key, value in {**os.environ, **added}.items() if not key.startswith("WANDB_SERVICE") and key not in hidden}
     return _homeless(store) | inherited | wandb_environ(store.workspace, record.id, record.name, notebook) | own
 
 # %% ../../nbs/5_experiments/55_runner.ipynb #a8dde398
@@ -47,6 +50,12 @@ def _homeless(store):
     folder = store.workspace.store_dir / "home"
     folder.mkdir(parents=True, exist_ok=True)
     return {name: str(folder / name.lower()) for name in ("IPYTHONDIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "MPLCONFIGDIR")}
+
+# %% ../../nbs/5_experiments/55_runner.ipynb #779d7ab5
+def _early_service(store, notebook):
+    "The variable for that; none where nothing in the notebook asks for W&B, or where W&B asks a server."
+    asks = any("start_run" in each.source or "wandb" in each.source for each in notebook.cells if each.cell_type == "code")
+    return {EARLY_SERVICE: "1"} if asks and store.workspace.settings.wandb.mode == "offline" else {}
 
 # %% ../../nbs/5_experiments/55_runner.ipynb #b0144d57
 def run_notebook(
@@ -62,6 +71,7 @@ def run_notebook(
     processes: int = 1, # kernels that execute the notebook at once, as ranks of one training
     cell_timeout_s: float | None = None, # for each cell; None: as the notebook's metadata say, else without limit
     timeout_s: float | None = None, # for the notebook
+    variables: Mapping[str, str] = MappingProxyType({}), # environment variables of the kernel besides this process's
     ask: Callable[[str], str] | None = None, # asks a person for the secret of a name
     log_output: bool = False, # print what the cells print
     on_progress: Callable | None = None, # called with (cells done, cells, description)
@@ -84,13 +94,19 @@ def run_notebook(
     with _Watch(store, record.id) as watch:
         if record.group_id and record.step: store.runs.join(record)
         if on_created: on_created(record)
-        environ = kernel_environ(store, record, path.resolve(), accepted.secret_variables)
+        environ = kernel_environ(store, record, path.resolve(), accepted.secret_variables, _early_service(store, content) | variables)
         options = {"source": content, "input_path": path, "cwd": cwd, "kernel_name": kernel_name, "secrets": accepted.secrets,
                    "log_output": log_output, "on_progress": on_progress, "on_kernel_start": watch.sample}
         result = _execute(prepared, executed, environ, processes, options | limits)
-        watch.status, watch.error = result.status, result.error and asdict(result.error)
+        watch.status, watch.error = _ending(result)
     if output: write_whole(output, executed.read_text(encoding="utf-8"))
     return store.runs.get(record.id)
+
+# %% ../../nbs/5_experiments/55_runner.ipynb #b4292557
+def _ending(result):
+    "The status and the error of a run whose notebook was executed."
+    pruned = result.status == "failed" and result.error.name == TrialPruned.__name__
+    return "pruned" if pruned else result.status, result.error and asdict(result.error)
 
 # %% ../../nbs/5_experiments/55_runner.ipynb #781dc0d9
 def _execute(notebook, output, environ, processes, options):

@@ -22,6 +22,7 @@ from ipykernel.kernelapp import IPKernelApp
 from .channels import Channel
 from .processes import name_process
 from .request import take_request
+from ..store.wandb_service import EARLY_SERVICE, start_service
 
 # %% ../../nbs/5_experiments/51_warm_kernel.ipynb #780f4b76
 def _look_again(matplotlib: ModuleType | None, wandb: ModuleType | None, shell: Any, rc_file: str | None):
@@ -57,6 +58,10 @@ SUFFIXES = frozenset(importlib.machinery.all_suffixes())
 class PreparedApp(IPKernelApp):
     "ipykernel's application; what depends on folder and environment waits for `complete`"
     prepared = False
+
+    def init_iopub(self, context):
+        context.sndhwm = 0 # by default ZeroMQ drops what is printed while a thousand messages wait to be fetched
+        super().init_iopub(context)
 
     def init_gui_pylab(self):
         if self.prepared: super().init_gui_pylab()
@@ -132,6 +137,7 @@ class WarmKernel:
         request = take_request(owner, self.request, _take_streams, set_by_imports)
         if request is None: return 1
         app.complete(os.environ.get("JPY_SESSION_NAME"), rc_file)
+        if os.environ.get(EARLY_SERVICE): start_service(after_s=0.2)
         app.start()
         return finish(app)
 

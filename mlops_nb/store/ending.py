@@ -10,6 +10,9 @@ import sys
 import traceback
 from collections.abc import Callable
 
+# %% ../../nbs/1_store/17_ending.ipynb #86f30f32
+from ..settings import TrialPruned
+
 # %% ../../nbs/1_store/17_ending.ipynb #e5007644
 def outcome_of(
     error: BaseException | None, # what ended the process or cell; None where it ended well
@@ -18,7 +21,7 @@ def outcome_of(
     if error is None or isinstance(error, SystemExit) and not error.code: return "finished", None
     text = "".join(traceback.format_exception(error))
     failure = {"name": type(error).__name__, "message": str(error), "traceback": text}
-    return "cancelled" if isinstance(error, KeyboardInterrupt) else "failed", failure
+    return "cancelled" if isinstance(error, KeyboardInterrupt) else "pruned" if isinstance(error, TrialPruned) else "failed", failure
 
 # %% ../../nbs/1_store/17_ending.ipynb #73702f6b
 _listener = None # called with an exception, or None after a cell that went well

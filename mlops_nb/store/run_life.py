@@ -22,6 +22,7 @@ from .ending import outcome_of
 from .folders import checkpoint_folder
 from .journal import Journal, to_jsonable
 from .online import settle_online
+from .pruning import PruningMark
 from .record import ENDED, RunRecord, wandb_place
 from .refill import refill_apart, wandb_summary
 from .run_writer import sum_up
@@ -76,7 +77,7 @@ class RunBeginning:
         self.finished, self._on_finish = False, on_finish
         self._outcome = "finished", None # as of now: status, and what went wrong
         self._journal = Journal(self.folder / "journal.jsonl")
-        self._wandb = WandbRun(store.workspace, record.id)
+        self._wandb, self._pruning = WandbRun(store.workspace, record.id), PruningMark(self.folder)
         self._unsaved = {} # columns that could not be written yet, because the catalog's server was away
         self._step, self._lock, self._process = 0, threading.Lock(), os.getpid()
         self._helpers = [HardwareSampler(os.getpid(), self.folder / "system.jsonl"), Lease(store, record.id)] if owned else []
@@ -159,7 +160,7 @@ class RunRows(RunLife):
         data: Mapping, # metric -> number, text, or W&B media
         step: int | None = None, # default: one more than the last
     ) -> None:
-        "Log a row: to the journal first, then to W&B"
+        "Log a row: to the journal first, then to W&B. Raises `TrialPruned` in a trial that was asked to end"
         if not isinstance(data, Mapping): raise TypeError(f"run.log takes a dictionary such as {{'loss': 0.1}}, not {type(data).__name__}")
         self._check_open()
         with self._lock:
@@ -171,6 +172,7 @@ class RunRows(RunLife):
             now = time.time()
             self._journal.append({**data, "_step": step, "_timestamp": now})
             self._wandb.log({**data, "_timestamp": now}, step, counted)
+        self._pruning.look(now)
 
     def _summarize(self, changes):
         self._check_open()
