@@ -20,7 +20,7 @@ lab: .venv/.installed ## open JupyterLab on the workspace
 	@$(bin)/mlops-nb lab
 
 soak: .venv/.installed ## run the long tests that `make test` leaves out
-	@$(bin)/pytest -m soak
+	@$(bin)/pytest -m soak --timeout 0
 
 bench: .venv-bench/.installed ## measure against targets and rivals, in an environment of their own
 	@.venv-bench/bin/python benchmarks/run_all.py

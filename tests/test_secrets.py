@@ -2,9 +2,11 @@
 import base64
 import json
 import os
+import queue
 import subprocess
 import sys
 import urllib.parse
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -115,12 +117,23 @@ def test_what_may_be_a_secret_is_never_taken_openly(source):
 
 
 def run_cells(client, notebook, setup):
-    "Runs the cells; everything that the kernel shows, and its replies"
+    "Runs the cells; everything that the kernel shows, and its replies. What a child printed may come after its cell is idle"
     shown = []
     client.execute_interactive(setup, silent=True, store_history=False, output_hook=shown.append, timeout=60)
     for cell in notebook.cells:
-        shown.append(client.execute_interactive(cell.source, output_hook=shown.append, timeout=90))
+        asked = client.execute(cell.source)
+        shown.append(client.get_shell_msg(timeout=90))
+        assert shown[-1]["parent_header"]["msg_id"] == asked
+        while not is_idle(message := client.get_iopub_msg(timeout=90), asked):
+            shown.append(message)
+    with suppress(queue.Empty):
+        while True:
+            shown.append(client.get_iopub_msg(timeout=3))
     return shown
+
+
+def is_idle(message, asked):
+    return message["msg_type"] == "status" and (message["content"]["execution_state"], message["parent_header"].get("msg_id")) == ("idle", asked)
 
 
 def processes_that_show(text):
