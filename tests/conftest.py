@@ -1,6 +1,7 @@
 """What all tests share: an environment of their own, the programs outside Python, an empty catalog on both databases, public tables."""
 import os
 import shutil
+import signal
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -10,6 +11,9 @@ import pytest
 import sqlalchemy as sa
 import system_packages
 from private_postgresql import private_postgresql
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell starts in the background; what tests start inherits it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in each run, however slow the machine is
 hypothesis.settings.register_profile("tests", derandomize=True, database=None, deadline=None)
