@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 # %% ../../nbs/9_interface/96_views.ipynb #ebc28502
-from ..settings import NotFoundError, nearest_names, open_workspace
+from ..settings import NotFoundError, open_workspace
 from ..store.door import Store, open_store
 
 # %% ../../nbs/9_interface/96_views.ipynb #0739f343
@@ -42,9 +42,8 @@ def find_view(
     name: str,
 ) -> View:
     "A view by its name. Raises `NotFoundError` with those that there are"
-    if name in _views: return _views[name]
-    there = nearest_names(name, list(_views)) or sorted(_views)
-    raise NotFoundError(f"there is no view {name!r}; there are: {', '.join(there) or 'none'}")
+    if name not in _views: raise NotFoundError("view", name, sorted(_views))
+    return _views[name]
 
 # %% ../../nbs/9_interface/96_views.ipynb #58821e6c
 def somebody_is_there() -> bool:
