@@ -7,6 +7,7 @@ __all__ = ['KeptExplanation', 'Evidence', 'choose_evaluation', 'gather']
 
 # %% ../../nbs/4_evaluation/49_card_evidence.ipynb #2cb789bb
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -73,6 +74,13 @@ def _is_about(artifact, model):
 # %% ../../nbs/4_evaluation/49_card_evidence.ipynb #5ddb37e8
 def _holds(artifact, name): return any(each.path == name for each in artifact.files)
 
+# %% ../../nbs/4_evaluation/49_card_evidence.ipynb #5880df92
+def _evaluation_in(artifact):
+    "The evaluation that an artifact holds; None where it holds none"
+    if not _holds(artifact, EVALUATION_FILE): return None
+    try: return read_evaluation(artifact)
+    except (KeyError, TypeError, ValueError): return None
+
 # %% ../../nbs/4_evaluation/49_card_evidence.ipynb #cac5776d
 _TIMINGS = ("latency_", "serving_latency_", "rows_per_s", "serving_rows_per_s") # they differ each time, so no artifact has them
 
@@ -81,8 +89,7 @@ def _evaluations_of(store, model, users):
     "Evaluations with the timings that their runs logged, and their references; the newest first"
     for run in users:
         for artifact in _made(store, [run], "evaluation"):
-            if not (_is_about(artifact, model) and _holds(artifact, EVALUATION_FILE)): continue
-            found = read_evaluation(artifact)
+            if not _is_about(artifact, model) or (found := _evaluation_in(artifact)) is None: continue
             timings = {name: value for name, value in (run.metrics or {}).items() if name.startswith(_TIMINGS)}
             if found.model == model.reference: yield replace(found, timings=timings), artifact.reference
 
@@ -110,13 +117,13 @@ def choose_evaluation(
 # %% ../../nbs/4_evaluation/49_card_evidence.ipynb #b031abd8
 def _details_of(store, model, users, data):
     "The newest details of these rows, else the newest; with their reference and their rows"
-    found = []
+    kept_details = []
     for run in users:
         made = [each for each in _made(store, [run], "evaluation") if _is_about(each, model)]
-        rows = next((read_evaluation(each).data for each in made if _holds(each, EVALUATION_FILE)), "")
+        rows = next((found.data for each in made if (found := _evaluation_in(each))), "")
         kept = [(read_details(each.path(DETAILS_FILE)), each.reference, rows) for each in made if _holds(each, DETAILS_FILE)]
-        found += [each for each in kept if each[0].model == model.reference]
-    return next((each for each in found if each[2] == data), found[0] if found else (None, "", ""))
+        kept_details += [each for each in kept if each[0].model == model.reference]
+    return next((each for each in kept_details if each[2] == data), kept_details[0] if kept_details else (None, "", ""))
 
 # %% ../../nbs/4_evaluation/49_card_evidence.ipynb #dbb63a8c
 def _explanations_of(store, model, users):
@@ -154,12 +161,14 @@ def _users_of(store, artifact):
 def gather(
     store: Store,
     reference: str, # name, name:alias or name:v3 of a model
+    users: Sequence[RunRecord] | None = None, # runs that used it, the newest first, where not all of them count
+    related: Iterable[RunRecord] | None = None, # runs around its training, the nearest first; default: all that the lineage knows
 ) -> Evidence:
     "What the records say about a model. Raises `NotFoundError`, `ModelError`, `ObjectivesError`, `RisksError`"
     artifact = store.artifacts.use(None, reference)
     if artifact.type != "model":
         raise ModelError(f"{artifact.reference} is of type {artifact.type!r}, not 'model': give the name of a model")
-    users, workspace = _users_of(store, artifact), store.workspace
+    users, workspace = _users_of(store, artifact) if users is None else tuple(users), store.workspace
     training = store.runs.get(artifact.run_id) if artifact.run_id else None
     signature = json.loads(artifact.path("signature.json").read_text(encoding="utf-8")) if _holds(artifact, "signature.json") else None
     goals = read_objectives(workspace.objectives_path, workspace.settings.workspace.currency) if workspace.objectives_path.exists() else ()
@@ -168,7 +177,8 @@ def gather(
     evaluation, kept_as, parts = choose_evaluation(list(_evaluations_of(store, artifact, users)), own)
     details, details_as, rows = _details_of(store, artifact, users, evaluation.data if evaluation else own)
     explanations = _explanations_of(store, artifact, users)
-    others = [*users, *(related_runs(store, training) if training else ())]
+    if related is None: related = related_runs(store, training) if training else ()
+    others = [*users, *related]
     gate = decide(goals, evaluation, others, artifact=kept_as) if evaluation else None
     sources = {part: f"From {name}: {evaluation.data}" for part, name in parts.items()}
     if details: sources["details"] = f"From {details_as}: {rows or 'no record says of which rows'}"
