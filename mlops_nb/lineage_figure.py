@@ -12,59 +12,18 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 
 # %% ../nbs/9_interface/93_lineage_figure.ipynb #41263101
-from .reports.lineage_chart import generations, sources_of
+from .reports.layers import Measures, columns_of, places_of, sources_of, untangle
 from .settings import StoreError
 from .store.lineage_graph import Lineage
 from .wording import shorten
 if TYPE_CHECKING: from matplotlib.axes import Axes
 if TYPE_CHECKING: from matplotlib.figure import Figure
 
-# %% ../nbs/9_interface/93_lineage_figure.ipynb #285187f3
-def _columns(sources):
-    "Columns of ids, with pairs for lines that pass by, and the way of each line: a list of ids from source to result."
-    depth = generations(sources)
-    columns, ways = [[] for _ in range(1 + max(depth.values()))], []
-    for each, column in depth.items(): columns[column].append(each)
-    for end, start in [(each, other) for each, others in sources.items() for other in others]:
-        steps = range(min(depth[start], depth[end]) + 1, max(depth[start], depth[end]))
-        between = [(start, end, column) for column in steps]
-        for step in between: columns[step[2]].append(step)
-        ways.append([start, *(between if depth[start] < depth[end] else between[::-1]), end])
-    return columns, ways
-
-# %% ../nbs/9_interface/93_lineage_figure.ipynb #308940a3
-def _untangle(columns, ways, rounds=6):
-    "Sort each column by where its neighbours are."
-    before, after = {}, {}
-    for way in ways:
-        for left, right in zip(way, way[1:], strict=False):
-            before.setdefault(right, []).append(left); after.setdefault(left, []).append(right)
-    for number in range(rounds):
-        neighbours = after if number % 2 else before
-        place = {each: (index + 0.5) / len(column) for column in columns for index, each in enumerate(column)}
-        for column in columns[::-1] if number % 2 else columns:
-            near = {each: [place[other] for other in neighbours.get(each, ())] or [place[each]] for each in column}
-            column.sort(key={each: sum(found) / len(found) for each, found in near.items()}.get)
-            place |= {each: (index + 0.5) / len(column) for index, each in enumerate(column)}
-    return columns
-
 # %% ../nbs/9_interface/93_lineage_figure.ipynb #3801ccad
-_HIGH, _PASSING, _BETWEEN, _ACROSS, _LETTER = 0.42, 0.10, 0.13, 0.55, 0.069
+_HIGH, _LETTER = 0.42, 0.069
+_MEASURES = Measures(high=_HIGH, passing=0.10, between=0.13, across=0.55, margin=0.15)
 
-def _height(each): return _PASSING if isinstance(each, tuple) else _HIGH
-
-def _places(columns, labels):
-    "The middle and the width of each box or passing line, and the size of the picture."
-    high = max(sum(map(_height, column)) + _BETWEEN * (len(column) - 1) for column in columns)
-    places, left = {}, 0.15
-    for column in columns:
-        wide = max((0.24 + _LETTER * max(map(cell_len, labels[each])) for each in column if each in labels), default=0)
-        top = 0.15 + (high - sum(map(_height, column)) - _BETWEEN * (len(column) - 1)) / 2
-        for each in column:
-            places[each] = left + wide / 2, top + _height(each) / 2, wide
-            top += _height(each) + _BETWEEN
-        left += wide + _ACROSS
-    return places, left - _ACROSS + 0.15, high + 0.3
+def _width(lines): return 0.24 + _LETTER * max(map(cell_len, lines))
 
 # %% ../nbs/9_interface/93_lineage_figure.ipynb #c97e6caf
 COLOURS = {"run": ("#e8f0fe", "#3367d6"), "dataset": ("#e6f4ea", "#188038"), "model": ("#fef7e0", "#b06000"),
@@ -92,7 +51,7 @@ def _draw_box(
     fill, border = COLOURS.get("failed" if failed else node.kind, ("#f1f3f4", "#5f6368"))
     shape = f"round,pad=0,rounding_size={0.2 if node.kind == 'run' else 0.04}"
     name, kind = _labels(node)
-    own = 0.24 + _LETTER * max(cell_len(name), cell_len(kind)) if wide else wide
+    own = _width((name, kind)) if wide else wide
     axes.add_patch(FancyBboxPatch((x - own / 2, y - _HIGH / 2), own, _HIGH, boxstyle=shape, facecolor=fill, edgecolor=border,
                                   linewidth=2.4 if is_root else 1, zorder=3))
     axes.text(x, y - 0.075, name, ha="center", va="center", fontsize=8.5, color="#202124", zorder=4)
@@ -139,8 +98,8 @@ def lineage_figure(
     use_fonts()
     sources = sources_of(graph)
     labels = {id: _labels(graph.node(id)) for id in sources}
-    columns, ways = _columns(sources)
-    places, width, height = _places(_untangle(columns, ways), labels)
+    columns, ways = columns_of(sources)
+    places, width, height = places_of(untangle(columns, ways), lambda each: _width(labels[each]), _MEASURES)
     figure = Figure(figsize=(max(width, 2), height + (0.25 if graph.truncated else 0)), facecolor="white")
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, figure.get_figwidth()), ylim=(figure.get_figheight(), 0))
     axes.set_axis_off()

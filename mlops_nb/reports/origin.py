@@ -17,7 +17,8 @@ from typing import Any
 from .. import __version__
 from ..experiments.conditions import why_not
 from .executed import source_of
-from .lineage_chart import MOST, lineage_chart, sources_of
+from .layers import sources_of
+from .lineage_chart import MOST, lineage_chart
 from .markup import Html, disclosure, element, facts, pairs, section, table
 from .material import Material, Member, environment_of, lineage_of
 from ..run_page import say_code
