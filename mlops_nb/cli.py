@@ -109,13 +109,14 @@ def doctor(ctx, deep, fix, as_json):
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTERLAB'S ARGUMENTS]")
 def lab(arguments):
-    """Open JupyterLab in the workspace.
+    """Open JupyterLab in the workspace, at its Home notebook of live panels.
 
     It listens on this computer only, and asks for a token. What is given further goes to JupyterLab, such as --no-browser
     or --port=8899.
     """
     root = open_workspace().root
-    options = ["--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={root}"]
+    options = ["--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={root}", "--LabApp.default_url=/lab/tree/Home.ipynb",
+               "--ServerApp.jpserver_extensions=mlops_nb.widgets.home_server=True"]
     if hasattr(os, "geteuid") and os.geteuid() == 0: options.append("--allow-root") # as in most containers; loopback and a token remain
     command = [sys.executable, "-m", "jupyterlab", *options, *arguments]
     os.chdir(root)

@@ -219,15 +219,16 @@ sorts = st.one_of(st.none(), st.sampled_from(FIELDS).filter(lambda each: each !=
     sort=sorts,
     ascending=st.booleans(),
     limit=st.one_of(st.none(), st.integers(1, 10)),
+    first=st.one_of(st.just(0), st.integers(1, 40)),
     few=st.sampled_from([0, 5, FEW]),
 )
-def test_the_database_finds_what_python_finds(runs, records, text, sort, ascending, limit, few):
+def test_the_database_finds_what_python_finds(runs, records, text, sort, ascending, limit, first, few):
     part, field = read_filter(text) if text else None, read_field(sort) if sort else Field("attributes", "created")
     part_of_all = [record for record in records if part is None or holds(part, record)]
     with pytest.MonkeyPatch.context() as patch, runs.catalog.read() as connection:
         patch.setattr("mlops_nb.store.search.FEW", few)
-        found = search(connection, part, field, ascending, limit, now=NOW)
-    wanted = [record.id for record in in_order(part_of_all, field, ascending)][:limit]
+        found = search(connection, part, field, ascending, limit, now=NOW, first=first)
+    wanted = [record.id for record in in_order(part_of_all, field, ascending)][first:][:limit]
     assert found == wanted
 
 

@@ -6,8 +6,11 @@
 __all__ = ['View', 'register', 'known_views', 'find_view', 'somebody_is_there', 'Shown', 'show']
 
 # %% ../../nbs/9_interface/96_views.ipynb #be925b22
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 
 # %% ../../nbs/9_interface/96_views.ipynb #ebc28502
 from ..settings import NotFoundError, open_workspace
@@ -34,14 +37,24 @@ def register(
     return view
 
 # %% ../../nbs/9_interface/96_views.ipynb #847a5b8e
+@cache
+def _import_own():
+    "Import the modules that register the package's own views."
+    import mlops_nb.widgets as package
+    for each in pkgutil.iter_modules(package.__path__):
+        if each.name.endswith("_view"): import_module(f"{package.__name__}.{each.name}")
+
+# %% ../../nbs/9_interface/96_views.ipynb #709b5de6
 def known_views() -> list[View]: # in the order of the Home page
     "All views that are registered"
+    _import_own()
     return sorted(_views.values(), key=lambda view: (view.place, view.name))
 
 def find_view(
     name: str,
 ) -> View:
     "A view by its name. Raises `NotFoundError` with those that there are"
+    if name not in _views: _import_own()
     if name not in _views: raise NotFoundError("view", name, sorted(_views))
     return _views[name]
 
@@ -59,9 +72,8 @@ class Shown:
 
     def _repr_mimebundle_(self, **_):
         bundle = {"text/plain": self.view.title, "text/html": self.view.static(self.store, **self.options)}
-        if not somebody_is_there(): return bundle
-        live = self.view.live(self.store, **self.options)
-        return {**bundle, **live._repr_mimebundle_()} | {"text/plain": self.view.title, "text/html": bundle["text/html"]}
+        live = self.view.live(self.store, **self.options)._repr_mimebundle_() if somebody_is_there() else {}
+        return live | bundle
 
 # %% ../../nbs/9_interface/96_views.ipynb #f4e07d8b
 def show(
