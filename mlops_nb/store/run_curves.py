@@ -143,6 +143,13 @@ class RunCurves:
         "The metrics that any of the runs logged"
         return sorted({name for each in self._journals.values() for name in each.curves})
 
+    def last(self,
+        run_id: str, # of a run of the last look
+    ) -> dict[str, float | None]: # None for NaN and infinity
+        "The last value of each metric of a run, so far"
+        journal = self._journals.get(run_id)
+        return {name: curve.points[-1][2] for name, curve in journal.curves.items()} if journal else {}
+
     def curve(self,
         run_id: str, # of a run of the last look
         name: str, # of a metric
