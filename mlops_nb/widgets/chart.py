@@ -27,6 +27,7 @@ class Chart(anywidget.AnyWidget):
     kind = traitlets.Enum(KINDS, "lines").tag(sync=True)
     label = traitlets.Unicode().tag(sync=True) # what it shows, for those who do not see it
     height = traitlets.Int(280, min=120).tag(sync=True) # pixels
+    tools = traitlets.Bool().tag(sync=True) # shows what sets the smoothing and the logarithmic axis; works while a cell runs
     chosen = traitlets.List(traitlets.Unicode()).tag(sync=True) # ids; by a click or from here
     x_title, y_title = traitlets.Unicode().tag(sync=True), traitlets.Unicode().tag(sync=True) # with the unit
     x_kind = traitlets.Enum(("number", "seconds", "time"), "number").tag(sync=True) # time: seconds since 1970, UTC
@@ -36,6 +37,7 @@ class Chart(anywidget.AnyWidget):
     smoothing = traitlets.Float(0, min=0, max=0.99).tag(sync=True) # weight of what was before, of each value
     bands = traitlets.List(traitlets.Dict()).tag(sync=True) # of lines, stretches along x: start, end, name, kind
     points = traitlets.List(traitlets.Dict()).tag(sync=True) # of points: id, name, x, y; colour (a number or a word)
+    colour_title = traitlets.Unicode("colour").tag(sync=True) # what the colour of points tells
     axes = traitlets.List(traitlets.Dict()).tag(sync=True) # of parallel: name, kind (number or text); values (in their order)
     lines = traitlets.List(traitlets.Dict()).tag(sync=True) # of parallel: id, name, values (one for each axis), objective
 

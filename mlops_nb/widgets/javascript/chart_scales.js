@@ -32,7 +32,8 @@ function saySeconds(value) {
   const sign = value < 0 ? "-" : "", size = Math.abs(value);
   if (size < 60) return `${sign}${Number(size.toFixed(size < 10 ? 2 : 1))} s`;
   const whole = Math.round(size), hours = Math.floor(whole / 3600), minutes = Math.floor(whole / 60) % 60;
-  return sign + (hours ? `${hours}:${two(minutes)}:${two(whole % 60)} h` : `${minutes}:${two(whole % 60)} min`);
+  if (!hours) return `${sign}${minutes}${whole % 60 ? `:${two(whole % 60)}` : ""} min`;
+  return `${sign}${hours}${whole % 3600 ? `:${two(minutes)}` : ""}${whole % 60 ? `:${two(whole % 60)}` : ""} h`;
 }
 
 function sayTime(value, span = 0) {

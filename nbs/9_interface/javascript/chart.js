@@ -1,6 +1,6 @@
 // The frame of a chart: size, readout by pointer and keys, legend, table, what is chosen.
 const KINDS = { lines: drawLines, points: drawPoints, parallel: drawParallel };
-const TRAITS = ["kind", "label", "height", "series", "x_title", "y_title", "x_kind", "log_y", "smoothing", "bands", "y_range", "points", "axes", "lines", "chosen"];
+const TRAITS = ["kind", "label", "height", "series", "x_title", "y_title", "x_kind", "log_y", "smoothing", "bands", "y_range", "points", "axes", "lines", "chosen", "colour_title", "tools"];
 const MOST_ROWS = 12; // of a readout
 let charts = 0;
 
@@ -19,9 +19,9 @@ function makeSlots() {
   } };
 }
 
-function swatch(slot) {
+function swatch(slot, line = true) {
   const made = shape("svg", { width: 28, height: 12, viewBox: "0 0 28 12", "aria-hidden": "true" });
-  made.append(shape("path", { d: "M1 6H27", class: `curve colour-${(slot.colour % 8) + 1}`, "stroke-dasharray": DASHES[slot.dash % DASHES.length] }));
+  if (line) made.append(shape("path", { d: "M1 6H27", class: `curve colour-${(slot.colour % 8) + 1}`, "stroke-dasharray": DASHES[slot.dash % DASHES.length] }));
   const end = marker(slot.dash, 14, 6);
   end.setAttribute("class", `marker colour-${(slot.colour % 8) + 1}`);
   made.append(end);
@@ -33,6 +33,23 @@ function fillTable(place, { head, rows, note }) {
   place.replaceChildren(node("table", {}, node("thead", {}, line(head, "th")), node("tbody", {}, ...rows.map((each) => line(each, "td")))), ...(note ? [node("p", { class: "muted" }, note)] : []));
 }
 
+// Smoothing and a logarithmic axis, which need no kernel: one that is busy with a cell would not answer
+function makeTools(model) {
+  const set = (name, value) => { model.set(name, value); model.save_changes(); };
+  const range = node("input", { type: "range", min: "0", max: "0.99", step: "0.01", "data-lm-suppress-shortcuts": "true" }), said = node("output"), log = node("input", { type: "checkbox" });
+  const smoothing = node("label", {}, "Smoothing ", range, " ", said), logarithmic = node("label", {}, log, " log axis"), bar = node("div", { class: "bar tools" }, smoothing, logarithmic);
+  range.addEventListener("input", () => set("smoothing", Number(range.value)));
+  log.addEventListener("change", () => set("log_y", log.checked));
+  bar.follow = () => {
+    bar.hidden = !model.get("tools") || model.get("kind") === "parallel";
+    smoothing.hidden = model.get("kind") !== "lines";
+    if (Number(range.value) !== model.get("smoothing")) range.value = model.get("smoothing");
+    said.textContent = model.get("smoothing").toFixed(2);
+    log.checked = model.get("log_y");
+  };
+  return bar;
+}
+
 function render({ model, el }) {
   const id = ++charts, get = (name) => model.get(name);
   el.classList.add("mlops", "mlops-chart");
@@ -41,7 +58,8 @@ function render({ model, el }) {
   const legend = node("ul", { class: "legend" }), controls = node("div", { class: "bar brushes" });
   const tableButton = node("button", { type: "button", "aria-expanded": "false" }, "Show as table"), region = node("div", { class: "scroll", role: "region", tabindex: "0", hidden: "" });
   const frame = node("div", { class: "frame" }, plot, readout);
-  el.append(summary, frame, legend, controls, node("div", { class: "bar" }, tableButton), region);
+  const tools = makeTools(model);
+  el.append(summary, tools, frame, legend, controls, node("div", { class: "bar" }, tableButton), region);
   const view = { id, get, slots: makeSlots(), brushes: new Map(), controls, width: 0, height: 0, svg: null };
   let drawn = null, cursor = null, waiting = 0; // cursor: the key of what is read out
 
@@ -52,16 +70,17 @@ function render({ model, el }) {
   function readOut(index) {
     plot.querySelector(".cursor")?.remove();
     readout.hidden = index < 0;
-    if (index < 0) { cursor = null; plot.setAttribute("aria-valuetext", summary.textContent); return; }
+    if (index < 0) { cursor = null; if (drawn.count) plot.setAttribute("aria-valuetext", summary.textContent); else plot.removeAttribute("aria-valuetext"); return; }
     const found = drawn.read(index), layer = shape("g", { class: "cursor" });
     cursor = found.key;
     if (found.way) layer.append(shape("path", { d: found.marks.map(([x, y], at) => `${at ? "L" : "M"}${x} ${y}`).join(""), class: "read" }));
     else layer.append(shape("line", { x1: found.x, x2: found.x, y1: found.area.top, y2: found.area.bottom, class: "tick" }));
     for (const [x, y, slot] of found.marks) layer.append(marker(slot.dash, x, y, 1.4));
     view.svg.append(layer);
-    const rows = found.rows.slice(0, MOST_ROWS).map((each) => node("li", {}, ...(each.slot ? [swatch(each.slot)] : []), node("span", {}, each.name), node("b", {}, each.text)));
+    const rows = found.rows.slice(0, MOST_ROWS).map((each) => node("li", {}, ...(each.slot ? [swatch(each.slot, get("kind") === "lines")] : []), node("span", {}, each.name), node("b", {}, each.text)));
     const rest = found.rows.length - MOST_ROWS;
     readout.replaceChildren(node("strong", {}, found.title), node("ul", {}, ...rows), ...(rest > 0 ? [node("span", { class: "muted" }, `and ${rest} more`)] : []));
+    readout.classList.toggle("below", view.width < 480);
     const left = found.x - plot.scrollLeft, half = left > view.width / 2;
     readout.style.left = half ? "auto" : `${left + 12}px`;
     readout.style.right = half ? `${view.width - left + 12}px` : "auto";
@@ -70,7 +89,7 @@ function render({ model, el }) {
   }
 
   function legendItem(each) {
-    const content = [swatch(each.slot), node("span", {}, each.name), ...(each.text ? [node("b", {}, each.text)] : []), ...(each.live ? [node("span", { class: "word" }, "live")] : [])];
+    const content = [swatch(each.slot, Boolean(each.id)), node("span", {}, each.name), ...(each.text ? [node("b", {}, each.text)] : []), ...(each.live ? [node("span", { class: "word" }, "live")] : [])];
     if (!each.id) return node("li", {}, ...content);
     const button = node("button", { type: "button", "aria-pressed": String(get("chosen").includes(each.id)), "data-id": each.id }, ...content);
     button.addEventListener("click", () => toggle(each.id));
@@ -81,6 +100,7 @@ function render({ model, el }) {
     view.width = Math.floor(frame.clientWidth);
     if (view.width < 40) return; // not shown yet
     view.height = get("height");
+    tools.follow();
     const active = el.contains(document.activeElement) ? document.activeElement : null, held = active?.dataset.id ?? active?.dataset.axis, box = active?.parentElement?.closest(".legend, .brushes");
     view.svg = shape("svg", { width: view.width, height: view.height, "aria-hidden": "true" });
     controls.replaceChildren();
@@ -88,6 +108,7 @@ function render({ model, el }) {
     plot.replaceChildren(view.svg);
     legend.replaceChildren(...drawn.legend.map(legendItem));
     legend.hidden = !drawn.legend.length;
+    tableButton.hidden = !drawn.count;
     summary.textContent = drawn.count ? drawn.summary : "nothing to draw yet";
     if (!drawn.count) plot.append(node("p", { class: "muted nothing" }, "Nothing to draw yet"));
     const role = drawn.count ? { role: "slider", tabindex: "0", "aria-valuemin": "0", "aria-valuemax": String(drawn.count - 1), "aria-valuenow": "0" } : { role: "img" };

@@ -24,7 +24,7 @@ function drawPoints(view) {
 
   function read(index) {
     const each = points[index], rows = [{ name: get("x_title") || "x", text: words("x") ? String(each.x) : sayPlace(each.x, get("x_kind")) }, { name: get("y_title") || "y", text: sayNumber(each.y) }];
-    if (each.colour !== undefined && each.colour !== null) rows.push({ name: "colour", text: sayNumber(each.colour), slot: named ? each.slot : undefined });
+    if (each.colour !== undefined && each.colour !== null) rows.push({ name: get("colour_title"), text: sayNumber(each.colour), slot: named ? each.slot : undefined });
     return { key: each.id, id: each.id, x: x(each.x), title: each.name + (chosen.has(each.id) ? " (chosen)" : ""), rows, marks: [[x(each.x), y(each.y), each.slot]], area };
   }
 
@@ -34,11 +34,11 @@ function drawPoints(view) {
       const far = points.map((each) => Math.hypot(x(each.x) - place, y(each.y) - down)), best = far.indexOf(Math.min(...far));
       return far[best] < 40 ? best : -1;
     },
-    table: () => ({ head: ["run", get("x_title") || "x", get("y_title") || "y", ...(colours.length ? ["colour"] : [])], note: points.length > 200 ? "the first 200" : "",
+    table: () => ({ head: ["run", get("x_title") || "x", get("y_title") || "y", ...(colours.length ? [get("colour_title")] : [])], note: points.length > 200 ? "the first 200" : "",
                     rows: points.slice(0, 200).map((each) => [each.name, sayNumber(each.x), sayNumber(each.y), ...(colours.length ? [sayNumber(each.colour)] : [])]) }),
     legend: kinds.map(([name, slot]) => ({ name, slot, text: "" })),
     summary: `${points.length} ${points.length === 1 ? "point" : "points"}: ${get("y_title")} against ${get("x_title")}`
-      + (!named && colours.length ? `. The larger a point, the higher its colour value, from ${sayNumber(low)} to ${sayNumber(high)}` : "")
+      + (!named && colours.length ? `. The larger a point, the higher its ${get("colour_title")}, from ${sayNumber(low)} to ${sayNumber(high)}` : "")
       + (get("points").length > points.length ? `. ${get("points").length - points.length} without both numbers are left out` : ""),
   };
 }
