@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 import system_packages
+from lab_pages import browser, lab, page  # noqa: F401
 from private_postgresql import private_postgresql
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell starts in the background; what tests start inherits it
