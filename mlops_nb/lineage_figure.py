@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.cells import cell_len
 
 # %% ../nbs/9_interface/93_lineage_figure.ipynb #41263101
-from .reports.layers import Measures, columns_of, places_of, sources_of, untangle
+from .reports.layers import Measures, columns_of, label_of, places_of, sources_of, untangle
 from .settings import StoreError
 from .store.lineage_graph import Lineage
 from .wording import shorten
@@ -32,10 +32,8 @@ _DASHED = ("resumed_from", "reproduces", "began_by", "contains", "has_content")
 
 def _labels(node):
     "Two lines: what it is called, and what it is."
-    name, _, rest = node.name.rpartition(" (") if node.kind == "run" and node.name.endswith(")") else (node.name, "", "")
-    status = node.details.get("status", "finished")
-    kind = f"run {rest[:-1]}" if rest else node.kind
-    return shorten(" ".join(name.split()), 32), kind if status == "finished" else f"{kind}, {status}"
+    name, kind = label_of(node)
+    return shorten(name, 32), kind
 
 # %% ../nbs/9_interface/93_lineage_figure.ipynb #67579775
 def _draw_box(

@@ -9,7 +9,7 @@ __all__ = ['WIDEST', 'MOST', 'arrange', 'lineage_chart']
 from collections.abc import Mapping, Sequence
 
 # %% ../../nbs/9_interface/95_lineage_chart.ipynb #7a5a9336
-from .layers import generations, sources_of
+from .layers import generations, label_of, sources_of
 from .markup import Html, element, join
 from ..store.lineage_graph import Lineage
 from ..wording import shorten
@@ -64,9 +64,7 @@ def _line(start, end, places):
 def _box(node, place, root):
     "A run, round, or an artifact, square: its name, and what it is."
     x, y = place
-    name, _, rest = node.name.partition(" (")
-    status = node.details.get("status", "finished")
-    second = f"run {rest.rstrip(')')}{'' if status == 'finished' else f', {status}'}" if node.kind == "run" else node.kind
+    name, second = label_of(node)
     kind = "run" if node.kind == "run" else "artifact"
     frame = element("rect", x=x - _BOX / 2, y=y - _TALL / 2, width=_BOX, height=_TALL, rx=_TALL / 2 if kind == "run" else 4,
                     class_=f"node {kind}{' root' if root else ''}")
