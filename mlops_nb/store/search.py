@@ -194,6 +194,7 @@ def search(
     limit: int | None = None,
     also: Sequence[sa.ColumnElement] = (), # further conditions on the table `runs`
     now: float | None = None, # seconds since 1970, UTC
+    first: int = 0, # how many of those that fit are passed over
 ) -> list[str]: # ids of runs
     "The runs that fit, in order. Raises `NotFoundError` for a metric or parameter that no run has"
     sort = sort or Field("attributes", "created")
@@ -202,30 +203,31 @@ def search(
     few, runs = rarest(connection, conditions, part), tables.runs
     if few is not None: # it is asked once, and no more of each run
         also, part = [*also, runs.c.id.in_(ids_of(conditions, few))], AllOf(tuple(each for each in together(part) if each is not few))
-    if sort.source in ("metrics", "params"): return _by_value(connection, conditions, part, sort, ascending, limit, also, few is not None)
+    if sort.source in ("metrics", "params"): return _by_value(connection, conditions, part, sort, ascending, (first, limit), also, few is not None)
     collation = "C" if sort.kind == "text" and conditions.dialect == "postgresql" else None
     order = in_order(attribute(runs, sort.name, conditions.now), ascending, sort.name not in NEVER_EMPTY, collation)
-    return _ids(connection, sa.select(runs.c.id).where(*_all(conditions, part, runs.c.id), *also).order_by(order, *NEWEST), limit)
+    return _ids(connection, sa.select(runs.c.id).where(*_all(conditions, part, runs.c.id), *also).order_by(order, *NEWEST), first, limit)
 
 def _all(conditions, part, run_id): return [conditions.of(each, run_id) for each in together(part)]
-def _ids(connection, query, limit): return list(connection.execute(query.limit(limit)).scalars())
+def _ids(connection, query, first, limit): return list(connection.execute(query.limit(limit).offset(first or None)).scalars())
 
 # %% ../../nbs/1_store/15_search.ipynb #6b8f0808
-def _by_value(connection, conditions, part, sort, ascending, limit, also, is_few):
+def _by_value(connection, conditions, part, sort, ascending, page, also, is_few):
     "The search in the order of a metric or parameter; `is_few`: conditions in `also` leave few runs."
-    runs, table = tables.runs, _TABLES[sort.source]
+    (first, limit), runs, table = page, tables.runs, _TABLES[sort.source]
     named = table.c.name == storable({"": sort.name})[""]
     def order(has): return value_order(sort, table, ascending, conditions.dialect, has)
     if is_few:
         joined = sa.select(runs.c.id).outerjoin_from(runs, table, (table.c.run_id == runs.c.id) & named)
-        return _ids(connection, joined.where(*_all(conditions, part, runs.c.id), *also).order_by(*order(False), *NEWEST), limit)
+        return _ids(connection, joined.where(*_all(conditions, part, runs.c.id), *also).order_by(*order(False), *NEWEST), first, limit)
     with_value = sa.select(runs.c.id).join_from(table, runs, table.c.run_id == runs.c.id).where(named, *also)
     with_value = with_value.where(*(_on_row(conditions, each, sort, table) for each in together(part))).order_by(*order(True), *NEWEST)
-    found = _ids(connection, with_value, limit)
+    found = _ids(connection, with_value, first, limit)
     if len(found) == limit or any(isinstance(each, Comparison) and each.field == sort for each in together(part)): return found
     lacking = ~sa.exists().where(table.c.run_id == runs.c.id, named)
     without = sa.select(runs.c.id).where(lacking, *_all(conditions, part, runs.c.id), *also).order_by(*NEWEST)
-    return found + _ids(connection, without, None if limit is None else limit - len(found))
+    over = 0 if found or not first else first - connection.execute(with_value.order_by(None).with_only_columns(sa.func.count())).scalar()
+    return found + _ids(connection, without, over, None if limit is None else limit - len(found))
 
 # %% ../../nbs/1_store/15_search.ipynb #7f519f60
 def _on_row(conditions, part, sort, table):
