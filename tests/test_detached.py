@@ -1,4 +1,4 @@
-"""Commands launched from a notebook: they outlive its kernel, whatever ends that, and are cancelled from anywhere; no secret is left behind."""
+"""Commands launched from a notebook: they outlive its kernel, are cancelled from anywhere, and leave no secret behind."""
 import os
 import signal
 import subprocess
@@ -72,7 +72,7 @@ class Kernel:
         "What a cell prints"
         outputs = []
         self.client.execute_interactive(code, timeout=60, output_hook=outputs.append)
-        return "".join(each["content"]["text"] if each["msg_type"] == "stream" else str(each["content"].get("traceback", "")) for each in outputs)
+        return "".join(each["content"].get("text") or str(each["content"].get("traceback", "")) for each in outputs)
 
     @property
     def pid(self):
@@ -120,7 +120,8 @@ def test_a_launch_outlives_whoever_has_the_kernel(here):
     "As when JupyterLab is killed"
     owner = ("import sys; sys.path.insert(0, sys.argv[1]); from test_detached import *\n"
              "kernel = Kernel('warm', sys.argv[2]); print(kernel.say(sys.argv[3]), kernel.pid, flush=True); signal.pause()")
-    words = [sys.executable, "-c", owner, str(Path(__file__).parent), str(here.workspace.root), LAUNCH.format(words=["run"], program="signal:pause")]
+    given = str(Path(__file__).parent), str(here.workspace.root), LAUNCH.format(words=["run"], program="signal:pause")
+    words = [sys.executable, "-c", owner, *given]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
         left, found = server.stdout.readline().split()
         kernel = int(server.stdout.readline())
@@ -180,8 +181,8 @@ def test_a_killed_launch_is_said_to_be_killed(here):
 
 
 def test_a_secret_is_nowhere(here):
-    write_notebook(here.workspace.root / "train.ipynb", "from pydantic import SecretStr\napi_token: SecretStr",
-                   "assert api_token.get_secret_value().endswith('may-see')\nprint(api_token.get_secret_value())", "import time; time.sleep(1)")
+    shown = "assert api_token.get_secret_value().endswith('may-see')\nprint(api_token.get_secret_value())"
+    write_notebook(here.workspace.root / "train.ipynb", "from pydantic import SecretStr\napi_token: SecretStr", shown, "import time; time.sleep(1)")
     seen, ended = set(), threading.Event()
 
     def watch():
@@ -201,7 +202,7 @@ def test_a_secret_is_nowhere(here):
         ended.set()
         watcher.join()
     assert done.status == "finished", detached.read_tail(done.log)
-    assert any(b"mlops_nb.experiments.detached" in each for each in seen)
+    assert any(b"mlops_nb.experiments.detached_process" in each for each in seen)
     assert not [each for each in seen if b"s3cr3t" in each]
     files = [path for folder in (here.workspace.root, Path(os.environ["TMPDIR"])) for path in folder.rglob("*") if path.is_file()]
     assert len(files) > 5 and not [path for path in files if b"s3cr3t" in path.read_bytes()]

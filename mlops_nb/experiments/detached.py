@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['START_S', 'PROGRAM', 'COMMANDS', 'SIGNALS', 'KEPT', 'Launch', 'read_launch', 'launches_folder', 'list_launches',
-           'find_launch', 'main', 'launch', 'read_tail', 'cancel', 'tidy']
+           'find_launch', 'launch', 'read_tail', 'cancel', 'tidy']
 
 # %% ../../nbs/5_experiments/59_detached.ipynb #7248de33
 import json, os, shutil, signal, subprocess, sys, time
@@ -12,20 +12,17 @@ import json, os, shutil, signal, subprocess, sys, time
 # %% ../../nbs/5_experiments/59_detached.ipynb #c318348f
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 
 # %% ../../nbs/5_experiments/59_detached.ipynb #8c63b5ac
-from .children import usual_signals
-from .processes import DETACHED_NAME, name_process
 from .secrets import secret_variable
 from .whole_files import write_whole
 from ..settings import NotFoundError, ParameterError, StoreError
 from ..store.door import Store
 from ..store.files import storage_error
 from ..store.record import new_id
-from ..store.snapshot import ProcessIdentity, is_alive, process_identity
+from ..store.snapshot import ProcessIdentity, is_alive
 
 # %% ../../nbs/5_experiments/59_detached.ipynb #e13488a2
 START_S = 60 # after which a launch without a process has not come to be
@@ -99,37 +96,6 @@ def find_launch(
 
 # %% ../../nbs/5_experiments/59_detached.ipynb #94f250be
 PROGRAM = "mlops_nb.program:call_program" # called without arguments, with the words in `sys.argv`; its result is the exit status
-
-# %% ../../nbs/5_experiments/59_detached.ipynb #e450aa7f
-def main(
-    folder: Path, # of the launch
-    descriptor: int, # of a pipe that is told when nobody can end it by accident any more
-) -> None:
-    "The life of a detached process"
-    if os.fork(): os._exit(0)
-    os.setsid()
-    usual_signals()
-    if sys.platform == "linux": name_process(DETACHED_NAME)
-    write_whole(folder / "process.json", json.dumps(vars(process_identity())))
-    os.write(descriptor, b"there")
-    os.close(descriptor)
-    status = _call(**_read(folder, "request.json"))
-    write_whole(folder / "ended.json", json.dumps({"exit_status": status, "ended_at": time.time()}))
-    os._exit(status)
-
-# %% ../../nbs/5_experiments/59_detached.ipynb #9297989d
-def _call(program, command, **_):
-    "The command's exit status"
-    for stream in (sys.stdout, sys.stderr): stream.reconfigure(encoding="utf-8", errors="replace", line_buffering=True)
-    sys.argv = ["mlops-nb", *command]
-    module, _, name = program.partition(":")
-    try: return getattr(import_module(module), name)()
-    except KeyboardInterrupt: return 130 # before the program could see to it
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
-        return 1
-
-# %% ../../nbs/5_experiments/59_detached.ipynb #c3e2756f
 COMMANDS = ("run", "resume", "reproduce", "sweep") # what is worth to be launched
 _OF_KERNELS = ("WANDB_SERVICE", "WANDB_RUN_ID", "WANDB_RUN_GROUP", "WANDB_NAME", "MLOPS_NB_RUN", "MLOPS_NB_GROUP", "JPY_", "CLICOLOR",
                "FORCE_COLOR", "MPLBACKEND")
@@ -168,7 +134,7 @@ def launch(
 # %% ../../nbs/5_experiments/59_detached.ipynb #5bbfb311
 def _start(folder, environ, cwd):
     reader, writer = os.pipe()
-    words = [sys.executable, "-P", "-m", "mlops_nb.experiments.detached", str(folder), str(writer)]
+    words = [sys.executable, "-P", "-m", "mlops_nb.experiments.detached_process", str(folder), str(writer)]
     with open(reader, "rb") as answer, open(folder / "log", "ab") as log:
         try: started = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, env=environ, pass_fds=[writer])
         except OSError as error: raise storage_error("start a command in", cwd, error) from error
@@ -219,6 +185,3 @@ def tidy(
     old = [each for each in list_launches(store, most=10_000)[kept:] if each.status not in ("queued", "running", "unknown")]
     for each in old: shutil.rmtree(each.folder, ignore_errors=True)
     return len(old)
-
-# %% ../../nbs/5_experiments/59_detached.ipynb #6ff72ffa
-if __name__ == "__main__": main(Path(sys.argv[1]), int(sys.argv[2]))
