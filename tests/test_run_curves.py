@@ -141,7 +141,8 @@ def test_curves_of_several_runs(runs):
     "On both databases; steps of threads come in order, and seconds count from the start"
     first, second = (runs.create(project="digits", name=name, started_at=1000.0) for name in ("a", "b"))
     for step in (1, 0, 2):
-        Journal(runs.folder(first.id) / "journal.jsonl").append({"_step": step, "_timestamp": 1010.0 + step, "val": {"loss": step / 2}, "system/cpu": 3})
+        row = {"_step": step, "_timestamp": 1010.0 + step, "val": {"loss": step / 2}, "system/cpu": 3}
+        Journal(runs.folder(first.id) / "journal.jsonl").append(row)
     curves = RunCurves(runs)
     curves.look([first.id, second.id, first.id, "gone"])
     assert curves.names == ["val.loss"]
@@ -163,7 +164,8 @@ def test_a_run_without_a_journal_gives_what_there_is(runs, monkeypatch, tmp_path
     runs.finish(bare.id, "finished")
     runs.update(bare.id, metrics={"loss": 0.2})
     asked = []
-    history = [{"type": "history", "history": {"item": {"_step": step, "_timestamp": 1001.0 + step, "loss": 1 / (step + 1)}}} for step in range(3)]
+    rows = [{"_step": step, "_timestamp": 1001.0 + step, "loss": 1 / (step + 1)} for step in range(3)]
+    history = [{"type": "history", "history": {"item": row}} for row in rows]
     monkeypatch.setattr(run_curves, "read_wandb_file", lambda path: asked.append(path) or history)
     curves = RunCurves(runs)
     for _ in range(3):

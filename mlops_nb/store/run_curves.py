@@ -6,7 +6,7 @@
 __all__ = ['MOST_POINTS', 'MOST_BYTES', 'extremes', 'Thinned', 'JournalCurves', 'Curve', 'RunCurves', 'rows_without_journal']
 
 # %% ../../nbs/1_store/15_run_curves.ipynb #e9a333fc
-import math, os
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,8 @@ class Thinned:
 
     def _merge(self):
         "Make one bucket of two."
-        self._buckets = [extremes([point for bucket in self._buckets[at:at + 2] for point in bucket]) for at in range(0, len(self._buckets), 2)]
+        pairs = [self._buckets[at:at + 2] for at in range(0, len(self._buckets), 2)]
+        self._buckets = [extremes([point for bucket in pair for point in bucket]) for pair in pairs]
         self._size *= 2
 
     @property

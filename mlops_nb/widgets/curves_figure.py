@@ -23,11 +23,12 @@ if TYPE_CHECKING: from mlops_nb.store.door import Store
 
 # %% ../../nbs/9_interface/96_curves_figure.ipynb #168111c6
 _NAMES = ("page", "panel", "line", "text", "muted", "accent", "accent-soft")
-_COLOURS = "".join(f"--{name}: var(--m-{name}); " for name in _NAMES) + "--accent-mid: color-mix(in srgb, var(--m-accent) 60%, var(--m-page));"
+_MIDDLE = "--accent-mid: color-mix(in srgb, var(--m-accent) 60%, var(--m-page));"
+_COLOURS = "".join(f"--{name}: var(--m-{name}); " for name in _NAMES) + _MIDDLE
 STYLE = f"{style()}\n.mlops-curves {{ {_COLOURS} ul {{ padding: 0; }} {CHARTS} }}"
 
 # %% ../../nbs/9_interface/96_curves_figure.ipynb #09f54647
-MOST_CHARTS, MOST_POINTS = 8, 160 # of the figure; of a line
+MOST_CHARTS, MOST_POINTS = 8, 120 # of the figure; of a line
 
 # %% ../../nbs/9_interface/96_curves_figure.ipynb #5dcdd728
 def curves_html(
@@ -39,8 +40,9 @@ def curves_html(
     curves, ids = RunCurves(store.runs), list(runs) or [each.id for each in store.runs.list(limit=1, brief=True)]
     curves.look(ids[:LINES])
     names = names_of(list(curves.records.values()))
-    found = {name: [_series(names[id], curve) for id in names if len((curve := curves.curve(id, name)).x) > 1] for name in metrics or curves.names}
-    found = {name: lines for name, lines in found.items() if lines}
+    known = {name: [(names[id], curves.curve(id, name)) for id in names] for name in metrics or curves.names}
+    drawable = {name: [_series(*each) for each in lines if len(each[1].x) > 1] for name, lines in known.items()}
+    found = {name: lines for name, lines in drawable.items() if lines}
     if not found: return Html(element("p", "No metric was logged twice, so there is no curve to draw."))
     drawn = [line_chart(lines, name, "step", name) for name, lines in list(found.items())[:MOST_CHARTS]]
     left = [*([say_count(len(found) - MOST_CHARTS, "further metric")] if len(found) > MOST_CHARTS else []),

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Mapping, Sequence
 
 # %% ../../nbs/9_interface/96_importance.ipynb #2ce758d5
-from ..experiments.sweep_tables import LEAST_TRIALS
 from ..reports.markup import Html, breakable, element
 from ..settings import SweepError
 from ..text_files import say_count
@@ -33,6 +32,7 @@ def importance_of(
 ) -> dict[str, float]: # parameter -> share, the largest first; they sum to 1
     "Which parameter explains the metric. Raises `SweepError` where too few runs have it, or nothing differs"
     import optuna
+    from mlops_nb.experiments.sweep_tables import LEAST_TRIALS
     optuna.logging.get_logger("optuna").setLevel(logging.WARNING)
     known = [each for each in runs if isinstance(each.values.get(metric), (int, float))]
     given = {name: [each.values.get(name) for each in known] for name in choices_in(known)}
@@ -40,7 +40,8 @@ def importance_of(
     different, name = len({each.values[metric] for each in known}), metric.partition(".")[2]
     if len(known) < LEAST_TRIALS or different < 2 or not given:
         raise SweepError(f"{say_count(len(known), 'run')} with {say_count(different, 'value')} of {name} and "
-                         f"{say_count(len(given), 'parameter')} that differ; an importance needs {LEAST_TRIALS} runs and a difference in both")
+                         f"{say_count(len(given), 'parameter')} with a difference: an importance needs {LEAST_TRIALS} runs, 2 values, "
+                         "and a parameter with a difference")
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(0))
     seen = {name: _distribution(values) for name, values in given.items()}
     for at, each in enumerate(known):
@@ -55,10 +56,14 @@ def importance_html(
     runs: int, # how many
 ) -> Html:
     "A list of bars"
-    def bar(share): return element("span", element("span", style=f"display:block;height:100%;width:{100 * share:.1f}%;background:var(--m-1, #1b5aa6)"),
-                                   style="display:block;height:.6em;background:var(--m-line, #d3d8de)", aria_hidden="true")
-    rows = [element("tr", element("th", breakable(name.partition(".")[2]), scope="row", style="text-align:left;font-weight:400;padding:2px 12px 2px 0"),
-                    element("td", f"{share:.0%}", style="text-align:right;padding:2px 12px 2px 0"),
-                    element("td", bar(share), style="width:60%;vertical-align:middle")) for name, share in list(shares.items())[:30]]
+    def bar(share):
+        inside = element("span", style=f"display:block;height:100%;width:{100 * share:.1f}%;background:var(--m-1, #1b5aa6)")
+        return element("span", inside, style="display:block;height:.6em;background:var(--m-line, #d3d8de)", aria_hidden="true")
+    def row(name, share):
+        pad = "padding:2px 12px 2px 0"
+        return element("tr", element("th", breakable(name.partition(".")[2]), scope="row", style=f"text-align:left;font-weight:400;{pad}"),
+                       element("td", f"{share:.0%}", style=f"text-align:right;{pad}"),
+                       element("td", bar(share), style="width:60%;vertical-align:middle"))
     said = f"What {metric.partition('.')[2]} depends on: share of its variance among {say_count(runs, 'run')} (fANOVA)"
-    return element("table", element("caption", said, style="text-align:left;padding:4px 0"), element("tbody", rows), style="width:100%;border-collapse:collapse")
+    caption, rows = element("caption", said, style="text-align:left;padding:4px 0"), [row(*each) for each in list(shares.items())[:30]]
+    return element("table", caption, element("tbody", rows), style="width:100%;border-collapse:collapse")

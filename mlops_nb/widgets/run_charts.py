@@ -43,7 +43,8 @@ def fill_menu(
     none: str = "", # a first choice that means no name
 ) -> None:
     "Bring the choices of a menu up to date"
-    options = ([(none, "")] if none else []) + [(name.partition(".")[2] if name.startswith(("params.", "metrics.")) else name, name) for name in names]
+    def short(name): return name.partition(".")[2] if name.startswith(("params.", "metrics.")) else name
+    options = ([(none, "")] if none else []) + [(short(name), name) for name in names]
     known, before = [each for _, each in options], menu.value
     if tuple(options) != menu.options: menu.options = options
     wanted = before if before in known else value
@@ -62,7 +63,7 @@ class RunCharts(widgets.VBox):
         metric: str = "", # shown first, where the runs have it
     ):
         self.store, self.curves, self.run_ids, self.filter, self._first_metric = store, RunCurves(store.runs), [], "", metric
-        self._known, self._pulse = None, None # of an importance: runs, metric, shares
+        self._known, self._pulse, self._asked = None, None, 0 # runs, metric and shares of an importance; changes of menus
         self.kind, self.metric = _menu("Show", KINDS, kind), _menu("Metric")
         self.x = _menu("Over", (("steps", "step"), ("time", "seconds")), "step")
         self.across, self.colour = _menu("Against"), _menu("Colour")
@@ -85,7 +86,8 @@ class RunCharts(widgets.VBox):
 
     def answer(self) -> dict[str, Any]: # menus, traits of the chart, bars, note
         "What is to be shown; asked in a thread"
-        return getattr(self, f"_{self.kind.value}")() if self.run_ids else {"kind": None, "note": "No run is chosen."}
+        asked = self._asked # part of the answer: it is told after each change, also where nothing else differs
+        return {"asked": asked, **(getattr(self, f"_{self.kind.value}")() if self.run_ids else {"note": "No run is chosen."})}
 
     def tell(self, answer: dict[str, Any]) -> None:
         "Show an answer"
@@ -102,7 +104,9 @@ class RunCharts(widgets.VBox):
         super().close()
 
     def _changed(self, change):
+        self._asked += 1
         if change["owner"] is self.kind: self._arrange()
+        if self.kind.value == "importance": self.note.value, self.chart.layout.display = "<p>Working it out …</p>", "none"
         self.feed.hurry()
 
     def _arrange(self):
@@ -124,14 +128,16 @@ class RunCharts(widgets.VBox):
         self.curves.look(self.run_ids[:MOST_CURVES])
         names = sorted(self.curves.names, key=lambda name: max(len(self.curves.curve(id, name).x) < 2 for id in self.curves.records))
         metric, records = self._chosen(names), self.curves.records
-        if metric is None: return {"note": "Nothing has been logged yet." if any(each.status in LIVE for each in records.values()) else "No metric was logged."}
+        live = any(each.status in LIVE for each in records.values())
+        if metric is None: return {"note": "Nothing has been logged yet." if live else "No metric was logged."}
         left = len(self.run_ids) - MOST_CURVES
         return {"menus": {"metric": (names, metric)}, "chart": curves_chart(self.curves, metric, self.x.value),
                 "note": f"The first {MOST_CURVES} runs are drawn; {say_count(left, 'run')} more are chosen." if left > 0 else ""}
 
     def _values(self):
         "The shown runs as points; the metrics of those that are live are what they last logged."
-        records = settled(self.store.runs, lambda connection: records_of(connection, self.run_ids[:MOST_POINTS], self.store.runs.root.parent, BRIEF))
+        ids, base = self.run_ids[:MOST_POINTS], self.store.runs.root.parent
+        records = settled(self.store.runs, lambda connection: records_of(connection, ids, base, BRIEF))
         self.curves.look([each.id for each in records if each.status in LIVE][:MOST_CURVES])
         return values_of(records, self.curves)
 
@@ -142,8 +148,8 @@ class RunCharts(widgets.VBox):
         if metric is None: return {"note": "These runs have no metric that is a number."}
         others = [*parameters, *(each for each in metrics if each != metric)]
         if across not in others: across = next(iter(others), metric)
-        return {"menus": {"metric": (metrics, metric), "across": (others or [metric], across), "colour": ([*parameters, *metrics], "", "none")},
-                "chart": points_chart(runs, across, metric, self.colour.value or ""), "note": self._left_out()}
+        menus = {"metric": (metrics, metric), "across": (others or [metric], across), "colour": ([*parameters, *metrics], "", "none")}
+        return {"menus": menus, "chart": points_chart(runs, across, metric, self.colour.value or ""), "note": self._left_out()}
 
     def _parallel(self):
         runs = self._values()
@@ -151,7 +157,8 @@ class RunCharts(widgets.VBox):
         metric = self._chosen(metrics)
         if metric is None: return {"note": "These runs have no metric that is a number."}
         chart = parallel_chart(runs, metric)
-        return {"menus": {"metric": (metrics, metric)}, "chart": chart, "note": self._left_out() if len(chart["axes"]) > 1 else "All parameters are the same in these runs."}
+        note = self._left_out() if len(chart["axes"]) > 1 else "All parameters are the same in these runs."
+        return {"menus": {"metric": (metrics, metric)}, "chart": chart, "note": note}
 
     def _left_out(self): return f"The first {MOST_POINTS:,} runs are drawn." if len(self.run_ids) > MOST_POINTS else ""
 
@@ -186,4 +193,4 @@ class CurvesPanel(Panel):
         self.charts.show(list(runs) or [each.id for each in store.runs.list(limit=1, brief=True)])
 
 # %% ../../nbs/9_interface/97_run_charts.ipynb #c6fe8e29
-register(View("curves", "Curves", curves_html, CurvesPanel, place=0));
+register(View("curves", "Curves", curves_html, CurvesPanel, place=0))

@@ -94,9 +94,10 @@ def curves_chart(
     "A metric of several runs over time"
     names = names_of(list(curves.records.values()))
     found = [(record, curves.curve(record.id, metric, by)) for record in curves.records.values()]
-    series = [{"id": record.id, "name": names[record.id], "x": curve.x, "y": curve.y, "live": record.status in LIVE} for record, curve in found if curve.x]
-    return {"kind": "lines", "series": series, "x_kind": "seconds" if by == "seconds" else "number", "y_title": metric, "label": f"{metric} of {say_count(len(series), 'run')}",
-            "x_title": "time since the start" if by == "seconds" else "step"}
+    series = [{"id": record.id, "name": names[record.id], "x": curve.x, "y": curve.y, "live": record.status in LIVE}
+              for record, curve in found if curve.x]
+    x = {"x_kind": "seconds", "x_title": "time since the start"} if by == "seconds" else {"x_kind": "number", "x_title": "step"}
+    return {"kind": "lines", "series": series, "y_title": metric, "label": f"{metric} of {say_count(len(series), 'run')}", **x}
 
 # %% ../../nbs/9_interface/96_run_figures.ipynb #93f528cc
 def points_chart(
@@ -110,10 +111,12 @@ def points_chart(
     hues = any(isinstance(each.values.get(colour), str) for each in runs)
     def place(each): return str(each.values[x]) if words else each.values[x]
     def hue(each): return str(each.values[colour]) if hues else each.values[colour]
-    points = [{"id": each.id, "name": each.name, "x": place(each), "y": each.values[y], **({"colour": hue(each)} if colour in each.values else {})}
-              for each in runs[:MOST_POINTS] if x in each.values and not isinstance(each.values.get(y, ""), str)]
-    return {"kind": "points", "points": points, "x_kind": "number", "x_title": _bare(x), "y_title": _bare(y), "colour_title": _bare(colour) or "colour",
-            "label": f"{_bare(y)} against {_bare(x)} of {say_count(len(points), 'run')}"}
+    kept = [each for each in runs[:MOST_POINTS] if x in each.values and not isinstance(each.values.get(y, ""), str)]
+    points = [{"id": each.id, "name": each.name, "x": place(each), "y": each.values[y]}
+              | ({"colour": hue(each)} if colour in each.values else {}) for each in kept]
+    titles = {"x_title": _bare(x), "y_title": _bare(y), "colour_title": _bare(colour) or "colour"}
+    label = f"{_bare(y)} against {_bare(x)} of {say_count(len(points), 'run')}"
+    return {"kind": "points", "points": points, "x_kind": "number", "label": label, **titles}
 
 def _bare(name): return name.partition(".")[2]
 
@@ -127,6 +130,8 @@ def parallel_chart(
     names = [*differing[:MOST_AXES], metric]
     texts = {name for name in names for each in kept if isinstance(each.values.get(name), str)}
     def at(each, name): return str(each.values[name]) if name in texts and name in each.values else each.values.get(name)
-    lines = [{"id": each.id, "name": each.name, "values": [at(each, name) for name in names], "objective": each.values.get(metric)} for each in kept]
-    return {"kind": "parallel", "lines": lines, "axes": [{"name": _bare(name), "kind": "text" if name in texts else "number"} for name in names],
-            "label": f"{say_count(len(differing[:MOST_AXES]), 'parameter')} and {_bare(metric)} of {say_count(len(lines), 'run')}"}
+    lines = [{"id": each.id, "name": each.name, "values": [at(each, name) for name in names], "objective": each.values.get(metric)}
+             for each in kept]
+    axes = [{"name": _bare(name), "kind": "text" if name in texts else "number"} for name in names]
+    label = f"{say_count(len(names) - 1, 'parameter')} and {_bare(metric)} of {say_count(len(lines), 'run')}"
+    return {"kind": "parallel", "lines": lines, "axes": axes, "label": label}

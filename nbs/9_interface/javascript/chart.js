@@ -61,7 +61,7 @@ function render({ model, el }) {
   const tools = makeTools(model);
   el.append(summary, tools, frame, legend, controls, node("div", { class: "bar" }, tableButton), region);
   const view = { id, get, slots: makeSlots(), brushes: new Map(), controls, width: 0, height: 0, svg: null };
-  let drawn = null, cursor = null, waiting = 0; // cursor: the key of what is read out
+  let drawn = null, cursor = null, waiting = 0, drag = null, dropped = false; // cursor: the key of what is read out
 
   view.choose = (ids) => { model.set("chosen", ids); model.save_changes(); };
   view.redraw = () => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(draw); };
@@ -121,10 +121,27 @@ function render({ model, el }) {
   }
 
   const at = (event) => { const box = view.svg.getBoundingClientRect(); return drawn.count ? drawn.nearest(event.clientX - box.left, event.clientY - box.top) : -1; };
-  plot.addEventListener("pointermove", (event) => drawn && readOut(at(event)));
+  const down = (event) => event.clientY - view.svg.getBoundingClientRect().top;
+  plot.addEventListener("pointerdown", (event) => {
+    dropped = false;
+    if (!event.target.dataset.axis) return;
+    drag = { name: event.target.dataset.axis, from: down(event) };
+    plot.setPointerCapture(event.pointerId); // of what stays, should the chart be drawn anew meanwhile
+    readOut(-1);
+  });
+  plot.addEventListener("pointermove", (event) => {
+    if (drag) drawn.drag?.(drag.name, drag.from, down(event), false);
+    else if (drawn) readOut(at(event));
+  });
+  plot.addEventListener("pointerup", (event) => {
+    if (drag) drawn.drag?.(drag.name, drag.from, down(event), true);
+    dropped = Boolean(drag);
+    drag = null;
+  });
+  plot.addEventListener("pointercancel", () => { drag = null; });
   plot.addEventListener("pointerleave", () => drawn && readOut(-1));
   plot.addEventListener("click", (event) => {
-    const index = drawn && !event.target.closest(".zone") ? at(event) : -1, found = index >= 0 && drawn.read(index);
+    const index = drawn && !dropped ? at(event) : -1, found = index >= 0 && drawn.read(index);
     if (found && found.id) toggle(found.id);
   });
   plot.addEventListener("keydown", (event) => {

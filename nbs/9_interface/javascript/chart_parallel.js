@@ -12,24 +12,10 @@ function brushSelect(view, axis, values) {
     ? rangesOf(values).map((range) => ({ range, name: range[0] === range[1] ? sayNumber(range[0]) : `${sayNumber(range[0])} to ${sayNumber(range[1])}` }))
     : axis.scale.words.map((word) => ({ words: [word], name: word }));
   if (brush && !options.some((each) => each.name === brush.name)) options.push(brush);
-  const select = node("select", { "data-lm-suppress-shortcuts": "true", "data-axis": axis.name }, node("option", { value: "" }, "all"), ...options.map((each, at) => node("option", { value: at }, each.name)));
+  const select = node("select", { "data-lm-suppress-shortcuts": "true", "data-axis": axis.name, "aria-label": `Keep only ${axis.name}` }, node("option", { value: "" }, "all"), ...options.map((each, at) => node("option", { value: at }, each.name)));
   select.value = brush ? String(options.findIndex((each) => each.name === brush.name)) : "";
   select.addEventListener("change", () => view.brush(axis.name, select.value === "" ? null : options[Number(select.value)]));
   return node("label", {}, axis.name, " ", select);
-}
-
-function dragged(view, axis, area) { // along an axis of numbers
-  const zone = shape("rect", { x: axis.x - 14, y: area.top - 4, width: 28, height: area.bottom - area.top + 8, class: "zone" });
-  if (axis.kind !== "number") return zone;
-  const place = (event) => Math.min(area.bottom, Math.max(area.top, event.clientY - view.svg.getBoundingClientRect().top));
-  let from = null;
-  zone.addEventListener("pointerdown", (event) => { from = place(event); zone.setPointerCapture(event.pointerId); });
-  zone.addEventListener("pointerup", (event) => {
-    const [low, high] = [axis.scale.back(from), axis.scale.back(place(event))].sort((one, other) => one - other), far = Math.abs(place(event) - from) > 4;
-    from = null;
-    view.brush(axis.name, far ? { range: [low, high], name: `${sayNumber(low)} to ${sayNumber(high)}` } : null);
-  });
-  return zone;
 }
 
 function drawParallel(view) {
@@ -63,7 +49,7 @@ function drawParallel(view) {
       made.append(shape("rect", { x: axis.x - 6, y: up - 1, width: 12, height: down - up + 2, class: "brush" }));
     }
     for (const each of axis.scale.ticks.slice(0, 40)) made.append(shape("text", { x: axis.x + 5, y: axis.scale(each) + 4, class: "halo" }, axis.scale.say(each)));
-    made.append(dragged(view, axis, area));
+    if (axis.kind === "number") made.append(shape("rect", { x: axis.x - 14, y: area.top - 4, width: 28, height: area.bottom - area.top + 8, class: "zone", "data-axis": axis.name }));
     view.svg.append(made);
   });
   view.controls.append(node("span", { class: "muted" }, "Keep only:"), ...axes.map((axis) => brushSelect(view, axis, axis.values)));
@@ -81,8 +67,16 @@ function drawParallel(view) {
              rows: axes.map((axis, at) => ({ name: axis.name, text: sayValue(each.values[at]) || "none" })) };
   }
 
+  function drag(name, from, to, isOver) { // along an axis of numbers
+    const axis = axes.find((each) => each.name === name), [up, down] = [from, to].map((each) => Math.min(area.bottom, Math.max(area.top, each))).sort((one, other) => one - other);
+    view.svg.querySelector(".dragged")?.remove();
+    if (!isOver) { view.svg.append(shape("rect", { x: axis.x - 6, y: up, width: 12, height: down - up, class: "brush dragged" })); return; }
+    const range = [axis.scale.back(down), axis.scale.back(up)];
+    view.brush(name, down - up > 4 ? { range, name: `${sayNumber(range[0])} to ${sayNumber(range[1])}` } : null);
+  }
+
   return {
-    count: shown.length, read, find: (key) => shown.findIndex((each) => each.id === key),
+    drag, count: shown.length, read, find: (key) => shown.findIndex((each) => each.id === key),
     nearest(place, down) {
       const far = shown.map((each) => { // from the line, at this place
         const way = places(each), next = way.findIndex(([across]) => across >= place);
