@@ -34,7 +34,8 @@ def page(browser):
     found.on("pageerror", lambda error: errors.append(str(error)))
     yield found
     context.close()
-    assert errors == []
+    wrong = [each for each in errors if each != "Failed to fetch"]  # as where the server has ended before the page
+    assert not wrong, wrong
 
 
 def serious_violations(page, selector=".mlops-panel"):

@@ -46,8 +46,8 @@ class Lab:
 
 
 @contextmanager
-def start_lab(root, *options, preload="sqlalchemy,anywidget"):
-    "`mlops-nb lab` in a workspace; its kernels and settings are its own"
+def start_lab(root, *options, preload="sqlalchemy,anywidget", home=False):
+    "`mlops-nb lab` in a workspace, without the panels of Home unless they are wanted; its kernels and settings are its own"
     with tempfile.TemporaryDirectory(prefix="t", dir="/tmp", ignore_cleanup_errors=True) as sockets:
         foreign = ("MLOPS_NB_", "PYTEST_", "WANDB_", "MPLBACKEND")
         environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
@@ -59,7 +59,8 @@ def start_lab(root, *options, preload="sqlalchemy,anywidget"):
             path = Path(sockets, "settings", f"{name}.jupyterlab-settings")
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps(values))
-        command = [PROGRAM, "lab", "--no-browser", "--port=0", f"--IdentityProvider.token={TOKEN}", *options]
+        command = [PROGRAM, "lab", "--no-browser", "--port=0", f"--IdentityProvider.token={TOKEN}",
+                   f"--ServerApp.jpserver_extensions=mlops_nb.widgets.home_server={home}", *options]
         with open(f"{sockets}/log", "w") as log:
             process = subprocess.Popen(command, cwd=root, env=environ, stdout=log, stderr=log)
         try:

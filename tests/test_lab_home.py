@@ -1,0 +1,70 @@
+"""`mlops-nb lab`: a Home notebook whose panels are live when the browser comes, also after a restart, and what a person made of it."""
+import time
+
+import nbformat
+import pytest
+from lab_browser import TOKEN, start_lab
+from lab_pages import check_axe
+from mlops_nb.widgets.views import known_views
+from playwright.sync_api import expect
+from waiting import wait_until
+
+PANELS = [each for each in known_views() if each.place]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("a workspace")
+    (folder / "settings.ini").write_text("[workspace]\nproject = digits\n[wandb]\nmode = disabled\n")
+    return folder
+
+
+def home_of(root):
+    "The Home notebook as it was saved; None where it is not there, or is being written"
+    try:
+        return nbformat.read(root / "Home.ipynb", 4)
+    except (OSError, nbformat.reader.NotJSONError):
+        return None
+
+
+def is_run(root, since):
+    "Whether all panels of Home have been run since a moment"
+    home = home_of(root)
+    if home is None or (root / "Home.ipynb").stat().st_mtime < since: return False
+    cells = [cell for cell in home.cells if "view" in cell.metadata.get("tags", [])]
+    return len(cells) > 0 and all(cell.outputs for cell in cells)
+
+
+def open_home(page, lab, since):
+    wait_until(lambda: is_run(lab.root, since), timeout_s=120)
+    page.goto(f"{lab.url}lab/tree/Home.ipynb?token={TOKEN}&reset")
+    for view in PANELS:  # those further down are there when they are scrolled to
+        panel = page.locator(".mlops-panel", has=page.get_by_role("heading", name=view.title, exact=True, level=2))
+        panel.scroll_into_view_if_needed()
+        expect(panel).to_be_visible()
+    return page
+
+
+def test_panels_are_live_at_once_and_after_a_restart(page, root):
+    begin = time.time()
+    with start_lab(root, home=True) as lab:
+        open_home(page, lab, begin)
+        check_axe(page)
+        assert [each["path"] for each in lab.call("api/sessions")] == ["Home.ipynb"]
+    home = home_of(root)
+    home.cells.append(nbformat.v4.new_markdown_cell("what I think of it"))
+    nbformat.write(home, root / "Home.ipynb")
+    begin = time.time()
+    with start_lab(root, home=True) as lab:
+        open_home(page, lab, begin)
+        expect(page.get_by_text("what I think of it").first).to_be_attached()
+        assert "widgets" not in home_of(root).metadata
+
+
+def test_a_home_that_cannot_be_run_keeps_nobody_out(page, tmp_path):
+    (tmp_path / "settings.ini").write_text("[workspace]\nproject = digits\n[wandb]\nmode = disabled\n")
+    (tmp_path / "Home.ipynb").write_text("not a notebook")
+    with start_lab(tmp_path, home=True) as lab:
+        page.goto(f"{lab.url}lab?token={TOKEN}&reset")
+        page.locator(".jp-Launcher, .jp-DirListing").first.wait_for()
+    assert (tmp_path / "Home.ipynb").read_text() == "not a notebook"
