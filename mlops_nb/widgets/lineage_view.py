@@ -6,6 +6,7 @@
 __all__ = ['NOTHING', 'lineage_html', 'Question', 'answer', 'LineageParts', 'LineagePanel', 'reference_of']
 
 # %% ../../nbs/9_interface/97_lineage_view.ipynb #840be2a4
+import time
 from dataclasses import dataclass
 
 # %% ../../nbs/9_interface/97_lineage_view.ipynb #dcf9d359
@@ -107,9 +108,9 @@ class LineagePanel(LineageParts):
         depth: int | None = None, # steps; default: all
     ):
         super().__init__(store, Question(start, direction if direction in DIRECTIONS else "both", depth))
-        self._affected = ""
+        self._affected, self._entered_at = "", 0.0
         self.start.observe(self.guarded(self._typed), "value")
-        self.start.on_msg(lambda _, content, __: content.get("event") == "submit" and self._ask())
+        self.start.on_msg(lambda _, content, __: content.get("event") == "submit" and self._enter())
         self.go.on_click(self.guarded(self._ask))
         for each in (self.way, self.depth): each.observe(self.guarded(self._ask), "value")
         self.graph.observe(self.guarded(self._chosen), "chosen")
@@ -122,7 +123,12 @@ class LineagePanel(LineageParts):
 
     def _typed(self, change):
         self.names.hurry()
-        if change["new"] in self.start.options: self._ask() # chosen from the list
+        chosen = change["new"] in self.start.options # from the list
+        if chosen or time.monotonic() - self._entered_at < 1: self._ask() # the last letters may come after the key
+
+    def _enter(self):
+        self._entered_at = time.monotonic()
+        self._ask()
 
     def _ask(self, *_):
         self.question = Question(self.start.value.strip(), self.way.value, self.depth.value or None)

@@ -164,7 +164,7 @@ function render({ model, el }) {
 
   function box(node) {
     const classes = ["node", node.kind.replace(/[^\w-]/g, "-"), node.bad ? "word-bad" : "", node.id === model.get("root") ? "root" : ""];
-    const made = html("button", { type: "button", class: classes.join(" ").trim(), tabindex: "-1", title: spoken(node), onclick: () => choose(node.id),
+    const made = html("button", { type: "button", class: classes.filter(Boolean).join(" "), tabindex: "-1", title: spoken(node), onclick: () => choose(node.id),
       "aria-label": `${spoken(node)}; came from ${(ways.sources.get(node.id) || []).length}, led to ${(ways.results.get(node.id) || []).length}`,
       "data-node": node.id }, html("span", { class: "mark", "aria-hidden": "true" }, node.bad ? "✗" : MARKS[node.kind] || "■"),
       html("span", { class: "name" }, node.name), html("span", { class: "word" }, node.word));
