@@ -66,6 +66,12 @@ def begin(folder, **options):
     return create_sweep(store, read_sweep(folder / "sweep.yaml", root=folder), **options)
 
 
+def work_on(sweep, workers=1, **options):
+    "The sweep worked on in processes that end with it"
+    with LocalExecutor(workers) as executor:
+        return run_sweep(sweep, executor, **options)
+
+
 def states(found):
     return Counter(each["state"] for each in found["trials"])
 
@@ -102,18 +108,18 @@ def test_a_sweep_from_the_command_line(folder):
 
 def test_the_same_seed_gives_the_same_trials(folder):
     rewrite(folder, "random", "bayes")
-    found = [run_sweep(begin(folder), LocalExecutor(1)) for _ in range(2)]
+    found = [work_on(begin(folder)) for _ in range(2)]
     assert [each.parameters for each in found[0].trials] == [each.parameters for each in found[1].trials]
     assert [each.values for each in found[0].trials] == [each.values for each in found[1].trials]
     rewrite(folder, "run_cap", "seed: 7\nrun_cap")
-    assert run_sweep(begin(folder), LocalExecutor(1)).trials[0].parameters != found[0].trials[0].parameters
+    assert work_on(begin(folder)).trials[0].parameters != found[0].trials[0].parameters
 
 
 def test_a_grid_is_gone_through_once(folder):
     rewrite(folder, "random", "grid")
     rewrite(folder, "x: {min: 0.0, max: 1.0}", "x: {values: [0.1, 0.3]}\n  epochs: {values: [1, 2]}")
     rewrite(folder, "run_cap: 3", "")
-    end = run_sweep(begin(folder), LocalExecutor(2))
+    end = work_on(begin(folder), workers=2)
     pairs = [(each.parameters["x"], each.parameters["epochs"]) for each in end.trials]
     assert sorted(pairs) == [(0.1, 1), (0.1, 2), (0.3, 1), (0.3, 2)] and end.counts == {"finished": 4}
     assert end.best.parameters == {"x": 0.3, "epochs": 2}
@@ -124,7 +130,7 @@ def test_nested_parameters_reach_the_notebook_as_dictionaries(folder):
     write_notebook(folder / "train.ipynb", "optimizer = {}", train)
     nested = "optimizer:\n    parameters:\n      rate: {min: 1.0, max: 2.0}\n      decay: {parameters: {power: {values: [1, 2]}}}"
     rewrite(folder, "x: {min: 0.0, max: 1.0}\n  pause_s: {value: 0.0}", nested)
-    end = run_sweep(begin(folder), LocalExecutor(1), runs=1)
+    end = work_on(begin(folder), runs=1)
     values = end.trials[0].parameters
     assert end.trials[0].values == (values["optimizer.rate"] * values["optimizer.decay.power"],)
 
@@ -136,7 +142,7 @@ def test_objectives_are_optimised_within_guardrails(folder):
     rewrite(folder, "metric: {name: loss, goal: minimize}", "objectives: use")
     rewrite(folder, "random", "grid")
     rewrite(folder, "x: {min: 0.0, max: 1.0}", "x: {values: [0.1, 0.3, 0.15]}")
-    end = run_sweep(begin(folder), LocalExecutor(2))
+    end = work_on(begin(folder), workers=2)
     assert min(end.trials, key=lambda each: each.values).parameters == {"x": 0.3}, "the best of all is too slow"
     assert end.best.parameters == {"x": 0.15} and [each.feasible for each in end.trials] == [True, False, True]
     text = call(folder, "sweep", "status")
@@ -149,7 +155,7 @@ def test_several_targets_give_no_single_best(folder):
     (folder / "objectives.toml").write_text(goal + objective.format("loss", 0.6) + objective.format("latency_ms", 2))
     rewrite(folder, "metric: {name: loss, goal: minimize}", "objectives: use")
     rewrite(folder, "random", "bayes")
-    end = run_sweep(begin(folder), LocalExecutor(2), runs=2)
+    end = work_on(begin(folder), workers=2, runs=2)
     assert end.best is None and all(len(each.values) == 2 for each in end.trials)
 
 
@@ -158,7 +164,7 @@ def test_trials_that_fall_behind_are_pruned(folder):
     rewrite(folder, "x: {min: 0.0, max: 1.0}\n  pause_s: {value: 0.0}",
             "x: {values: [0.3, 1.0, 0.9]}\n  epochs: {value: 40}\n  pause_s: {value: 0.1}")
     rewrite(folder, "run_cap: 3", "early_terminate: {type: hyperband, min_iter: 3}")
-    end = run_sweep(begin(folder), LocalExecutor(1))
+    end = work_on(begin(folder))
     assert [each.state for each in end.trials] == ["finished", "pruned", "pruned"], [each.error for each in end.trials]
     store = open_store(open_workspace(folder))
     pruned = store.runs.get(end.trials[1].run_id)
@@ -275,7 +281,7 @@ SLOW = "pause_s: {value: 0.0}", "pause_s: {value: 1.5}"
 def test_the_first_interrupt_lets_running_trials_end(folder):
     rewrite(folder, *SLOW)
     work = start_command(folder, "sweep", "sweep.yaml", "--workers", 1, "--json")
-    sweep = wait_until(lambda: running_sweep(folder))
+    sweep = wait_until(lambda: running_sweep(folder, work))
     os.kill(work.pid, signal.SIGINT)
     output, errors = work.communicate(timeout=120)
     found = json.loads(output)
@@ -288,7 +294,7 @@ def test_the_first_interrupt_lets_running_trials_end(folder):
 def test_the_second_interrupt_stops_now_and_nothing_is_lost(folder):
     rewrite(folder, *SLOW)
     work = start_command(folder, "sweep", "sweep.yaml", "--workers", 1, "--json")
-    sweep = wait_until(lambda: running_sweep(folder))
+    sweep = wait_until(lambda: running_sweep(folder, work))
     os.kill(work.pid, signal.SIGINT)
     wait_until(lambda: "interrupted" in (work_reason(sweep) or "interrupted"))
     os.kill(work.pid, signal.SIGINT)
@@ -305,7 +311,7 @@ def test_the_second_interrupt_stops_now_and_nothing_is_lost(folder):
 def test_a_sweep_is_stopped_from_another_terminal(folder):
     rewrite(folder, *SLOW)
     work = start_command(folder, "sweep", "sweep.yaml", "--workers", 1, "--json")
-    wait_until(lambda: running_sweep(folder))
+    wait_until(lambda: running_sweep(folder, work))
     status, output, errors = invoke(folder, "sweep", "resume")
     assert status == 2 and "is being worked on by process" in errors and not output and errors.startswith("Error:"), errors
     assert read(folder, "sweep", "status")["at_work"]
@@ -336,8 +342,9 @@ def test_a_sweep_is_found_by_its_file_and_goes_on_as_it_began(folder):
     assert f"sweep.yaml has changed since sweep {first.id} began" in errors and "mlops-nb sweep sweep.yaml" in errors
 
 
-def running_sweep(folder):
-    "The latest sweep, once a trial of it has a run that logs"
+def running_sweep(folder, work):
+    "The latest sweep, once a trial of it has a run that logs; a command that has ended says why instead"
+    assert work.poll() is None, work.communicate()
     if not (folder / ".mlops" / "sweeps").is_dir(): return None
     store = open_store(open_workspace(folder))
     found = [each for each in (folder / ".mlops" / "sweeps").iterdir() if (each / "request.json").exists()]
@@ -357,7 +364,7 @@ def work_reason(sweep):
 def test_a_worker_that_is_killed_costs_no_trial(folder):
     rewrite(folder, *SLOW)
     work = start_command(folder, "sweep", "sweep.yaml", "--workers", 1, "--json")
-    sweep = wait_until(lambda: running_sweep(folder))
+    sweep = wait_until(lambda: running_sweep(folder, work))
     worker = next(each for each in psutil.Process(work.pid).children(recursive=True) if "trial_worker" in " ".join(each.cmdline()))
     worker.kill()
     output, errors = work.communicate(timeout=180)
@@ -370,7 +377,7 @@ def test_a_worker_that_is_killed_costs_no_trial(folder):
 def test_the_sweep_is_killed_and_goes_on(folder):
     rewrite(folder, *SLOW)
     work = start_command(folder, "sweep", "sweep.yaml", "--workers", 2, "--json")
-    sweep = wait_until(lambda: running_sweep(folder))
+    sweep = wait_until(lambda: running_sweep(folder, work))
     below = psutil.Process(work.pid).children(recursive=True)
     work.kill()
     work.communicate()
