@@ -62,8 +62,8 @@ def evaluated_versions(
 def _versions(store, query):
     with store.catalog.read() as connection:
         rows, aliases, listing = connection.execute(query).all(), {}, tables.aliases.c
-        for row in connection.execute(sa.select(listing.artifact_id, listing.alias).where(
-            listing.artifact_id.in_([row.id for row in rows])).order_by(listing.alias)): aliases.setdefault(row.artifact_id, []).append(row.alias)
+        named = sa.select(listing.artifact_id, listing.alias).where(listing.artifact_id.in_([row.id for row in rows]))
+        for row in connection.execute(named.order_by(listing.alias)): aliases.setdefault(row.artifact_id, []).append(row.alias)
     return [EvaluatedVersion(f"{row.name}:v{row.version}", row.name, tuple(aliases.get(row.id, ())), row.at) for row in rows]
 
 # %% ../../nbs/9_interface/96_evaluated_versions.ipynb #640c53d1
@@ -96,16 +96,16 @@ def state_of(
     return tuple(parts)
 
 # %% ../../nbs/9_interface/96_evaluated_versions.ipynb #905edc72
-MOST_RUNS = 50
+MOST_RUNS = {"evaluation": 30, "explanation": 5} # a model that is evaluated each night keeps its explanation
 
-def _judging(model_row):
-    "Ids of the runs that looked at a version, the newest first"
+def _judging(model_row, kept):
+    "Ids of the runs that used a version and kept something of a type, the newest first"
     used, logged, runs = tables.edges.alias("used").c, tables.edges.alias("logged").c, tables.runs.c
     looked = sa.exists().where(logged.run_id == used.run_id, logged.relation == "logged", logged.artifact_id == tables.artifacts.c.id,
-                               tables.artifacts.c.type.in_(("evaluation", "explanation")))
+                               tables.artifacts.c.type == kept)
     query = sa.select(runs.id).join(tables.runs, runs.id == used.run_id).where(used.artifact_id == model_row, used.relation == "used")
     query = query.where(looked, runs.status.in_(("finished", "running"))).group_by(runs.id)
-    return query.order_by(sa.func.max(used.created_at).desc(), runs.id)
+    return query.order_by(sa.func.max(used.created_at).desc(), runs.id).limit(MOST_RUNS[kept])
 
 # %% ../../nbs/9_interface/96_evaluated_versions.ipynb #77d0797e
 def _measuring(training, model_row, metrics):
@@ -119,7 +119,7 @@ def _measuring(training, model_row, metrics):
     measured = runs.id.in_(sa.select(tables.run_metrics.c.run_id).where(tables.run_metrics.c.name.in_(metrics)))
     around = (runs.id == training.id) | group | runs.id.in_(users) | runs.id.in_(upstream)
     repeated = tables.is_repetition() & (runs.id != training.id)
-    return sa.select(runs.id).where(measured, around, ~repeated, runs.status == "finished").order_by(rank, runs.created_at.desc())
+    return sa.select(runs.id).where(measured, around, ~repeated, runs.status == "finished").order_by(rank, runs.created_at.desc()).limit(30)
 
 # %% ../../nbs/9_interface/96_evaluated_versions.ipynb #b9088907
 def evidence_of(
@@ -130,11 +130,12 @@ def evidence_of(
     "What the records say about a version, from few of them. Raises `NotFoundError`, `ModelError`, `ObjectivesError`, `RisksError`"
     artifact = store.artifacts.use(None, reference)
     metrics = {each.metric for goal in goals for each in goal.objectives}
-    def runs(query): return [store.runs.get(each) for each in connection.execute(query.limit(MOST_RUNS)).scalars().all()]
-    with store.catalog.read() as connection: users = runs(_judging(artifact.row_id))
-    if not artifact.run_id or not metrics: return gather(store, artifact.reference, users, ())
-    training = store.runs.get(artifact.run_id)
-    with store.catalog.read() as connection: related = runs(_measuring(training, artifact.row_id, metrics))
+    def runs(*queries):
+        with store.catalog.read() as connection: found = [each for query in queries for each in connection.execute(query).scalars()]
+        return [store.runs.get(each) for each in dict.fromkeys(found)]
+    users = runs(*(_judging(artifact.row_id, kept) for kept in MOST_RUNS))
+    training = store.runs.get(artifact.run_id) if artifact.run_id and metrics else None
+    related = runs(_measuring(training, artifact.row_id, metrics)) if training else ()
     return gather(store, artifact.reference, users, related)
 
 # %% ../../nbs/9_interface/96_evaluated_versions.ipynb #93009442

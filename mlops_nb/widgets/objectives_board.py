@@ -88,7 +88,8 @@ def _standing(store, goal, objective, place, found):
     "By the first champion that knows, else by the newest run"
     for champion, evidence in found:
         if (known := _of_evidence(goal, objective, place, champion, evidence)) is not None: return known
-    record, measurement = (None, None) if found else newest_measurement(store, objective)
+    evaluated = any(evidence.evaluation for _, evidence in found)
+    record, measurement = (None, None) if evaluated else newest_measurement(store, objective)
     check = check_objective(goal, objective, measurement)
     beside = record and nearest_baseline(objective.metric, measurement.value, objective.at_least is not None, record.metrics)
     return Standing(check, measurement, source=f"run {record.id}, {record.name}" if record else "", beside=beside)
@@ -154,7 +155,7 @@ def board_html(
     for place, goal in enumerate(dict.fromkeys(each.check.goal for each in shown)):
         lost = Cost(goal.cost_of_missing, goal.currency)
         said = f"{goal.reason} Owner: {goal.owner}." + (f" Missing any of its targets costs {lost}, once." if lost.amount else "")
-        cards = element("div", [card_html(each) for each in shown if each.check.goal is goal], class_="cards")
+        cards = element("div", [card_html(each) for each in shown if each.check.goal == goal], class_="cards")
         title = shorten(goal.title or goal.name, LONGEST_TEXT)
         parts.append(section(f"goal-{place + 1}", title, element("p", shorten(said, 600), class_="muted"), cards, level=3))
     more = [f"{each.check.objective.name} ({each.check.status})" for each in found[MOST_CARDS:]]

@@ -108,7 +108,8 @@ def _fitting(parts: list[tuple[str, Html]], most: int) -> Iterator[Html]:
         room -= (size := len(part.encode()))
         if room < 0: left_out, room = [*left_out, title], room + size
         else: yield part
-    if left_out: yield element("p", f"Left out, as this is too long for a saved notebook: {', '.join(filter(None, left_out))}.", class_="muted")
+    said = f"Left out, as this is too long for a saved notebook: {', '.join(filter(None, left_out))}."
+    if left_out: yield element("p", said, class_="muted")
 
 def objectives_html(
     store: Store,
@@ -120,8 +121,8 @@ def objectives_html(
         found = look(store, model, beside, pictures=pictures)
         parts = [("the objectives", found.board), ("two versions side by side", found.pair), *_detail(found)]
         if sum(len(part.encode()) for _, part in parts) < MOST_BYTES - 12_000: break
-    without = [] if pictures else [element("p", "The figures of the explanations are in their artifact, and in the live panel.", class_="muted")]
-    return framed(element("h2", "Objectives"), _fitting(parts, MOST_BYTES - 12_000), without)
+    without = element("p", "The figures of the explanations are in their artifact, and in the live panel.", class_="muted")
+    return framed(element("h2", "Objectives"), _fitting(parts, MOST_BYTES - 12_000), "" if pictures else without)
 
 # %% ../../nbs/9_interface/97_objectives_view.ipynb #3a238fe8
 def _field(kind, label, tooltip, **options):
@@ -138,9 +139,9 @@ class ObjectivesPanel(Panel):
         self.store, self._seen, self._answer = store, None, None
         self.board, self.detail, self.pair, self.said = (widgets.HTML() for _ in range(4))
         self.find = _field(widgets.Text, "Find version", "A part of a version's name or alias", placeholder="such as churn or production")
-        def options(first, value): return [(first, ""), *([(value, value)] if value else [])]
-        self.version = _field(widgets.Dropdown, "Version", "The version in detail", options=options("The champion", model), value=model)
-        self.beside = _field(widgets.Dropdown, "Beside", "A version to compare it with", options=options("No other version", beside), value=beside)
+        def entries(first, value): return {"options": [(first, ""), *([(value, value)] if value else [])], "value": value}
+        self.version = _field(widgets.Dropdown, "Version", "The version in detail", **entries("The champion", model))
+        self.beside = _field(widgets.Dropdown, "Beside", "A version to compare it with", **entries("No other version", beside))
         self.board.value = framed(element("p", "Looking at the records …", class_="muted"))
         row = widgets.Layout(flex_flow="row wrap", width="100%", overflow="visible")
         controls = widgets.Box([self.find, self.version, self.beside], layout=row)

@@ -7,13 +7,13 @@ __all__ = ['MARKS', 'LONGEST_CELL', 'ABOUT', 'part_html', 'worst_first', 'explan
 
 # %% ../../nbs/9_interface/96_version_detail.ipynb #b8343d09
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 # %% ../../nbs/9_interface/96_version_detail.ipynb #60d7a12e
 from ..evaluation.card_evidence import Evidence, KeptExplanation
 from ..evaluation.card_findings import decision, equity, operating, quality, slices, sturdiness
-from ..evaluation.card_parts import Grid, Picture, Section, Text, say, say_interval
+from ..evaluation.card_parts import Grid, Picture, Text, say, say_interval
 from ..evaluation.metrics import METRICS, primary_metric
 from ..reports.markup import Html, disclosure, element, join, table
 from ..wording import shorten
@@ -30,8 +30,8 @@ def _grid(grid):
     def cells(row, tone):
         first, *others = (shorten(each, LONGEST_CELL) for each in row)
         return [element("span", _mark(tone), first, class_=tone) if tone else first, *others]
-    title = element("h5", grid.title) if grid.title else ""
-    return join(title, table(grid.header, [cells(row, tone) for row, tone in zip(grid.rows, tones)], grid.title))
+    title = element("p", grid.title, class_="title") if grid.title else ""
+    return join(title, table(grid.header, [cells(row, tone) for row, tone in zip(grid.rows, tones)], f"{grid.title}, a table"))
 
 # %% ../../nbs/9_interface/96_version_detail.ipynb #59782d0b
 def part_html(
@@ -70,9 +70,10 @@ def _checks(content):
     "One line for each check, failed ones first"
     words = {False: ("failed", "bad"), True: ("passed", "good"), None: ("not measured", "open")}
     made = sorted(content["checks"], key=lambda each: (False, None, True).index(each["passed"]))
-    rows = [(f"{each['name']} ({ABOUT[each['name']]})" if each["name"] in ABOUT else each["name"], words[each["passed"]][0], say(each["value"]),
-             say(each["threshold"]), each["message"]) for each in made]
-    return Grid("Checks", ("Check", "Result", ">Value", ">Threshold", "What it says"), tuple(rows), tuple(words[each["passed"]][1] for each in made))
+    def titled(name): return f"{name} ({ABOUT[name]})" if name in ABOUT else name
+    def row(each): return titled(each["name"]), words[each["passed"]][0], say(each["value"]), say(each["threshold"]), each["message"]
+    rows, tones = tuple(map(row, made)), tuple(words[each["passed"]][1] for each in made)
+    return Grid("Checks", ("Check", "Result", ">Value", ">Threshold", "What it says"), rows, tones)
 
 # %% ../../nbs/9_interface/96_version_detail.ipynb #6a308cf5
 def explanation_html(
@@ -84,18 +85,24 @@ def explanation_html(
     held, checks = content.get("passed"), content.get("checks", ())
     word = "May be believed" if held and any(each["passed"] for each in checks) else "Not checked" if held in (True, None) else "Refused"
     said = f"{word}: {content['message']}"
-    origin = " ".join(f"{name}: {content[key]}." for name, key in (("Rows", "rows"), ("Baseline", "baseline"), ("Unit", "unit")) if key in content)
+    origin = " ".join(f"{name.capitalize()}: {content[name]}." for name in ("rows", "baseline", "unit") if name in content)
     tone = {"May be believed": "good", "Not checked": "open", "Refused": "bad"}[word]
-    parts = [element("h5", title), part_html(Text(said, tone)), part_html(Text(f"{origin} Kept as {kept.reference}.".strip()))]
+    parts = [element("h4", title), part_html(Text(said, tone)), part_html(Text(f"{origin} Kept as {kept.reference}.".strip()))]
     if checks: parts.append(part_html(_checks(content)))
-    rows = [(each["column"], say(each["importance"]), say_interval(each["lower"], each["upper"])) for each in content.get("importance", ())[:12]]
-    if rows: parts.append(part_html(Grid(f"{title}: influence", ("Column", ">Mean influence", "Interval"), tuple(rows))))
+    strongest = content.get("importance", ())[:12]
+    rows = tuple((each["column"], say(each["importance"]), say_interval(each["lower"], each["upper"])) for each in strongest)
+    if rows: parts.append(part_html(Grid(f"{title}: influence", ("Column", ">Mean influence", "Interval"), rows)))
     if pictures and kept.png:
         picture = part_html(Picture(f"{title}: influence of each column{'' if held else ', refused'}", kept.png))
         parts.append(picture if held else disclosure("The figure of an explanation that was refused", picture))
     return join(parts)
 
 # %% ../../nbs/9_interface/96_version_detail.ipynb #97886f76
+def _reasons(found):
+    "Why objectives are not met, each in a sentence; of a metric that was not found the nearest names"
+    unmet = [each for each in found.gate.verdicts if not each.passed] if found.gate else ()
+    return join(part_html(Text(f"{each.message}.", "bad" if each.check.status == "missed" else "open")) for each in unmet)
+
 def detail_parts(
     found: Evidence,
     pictures: bool = True,
@@ -103,7 +110,8 @@ def detail_parts(
     "What is known of a version"
     ordered = _sorted(found)
     made = [make(ordered) for make in (decision, slices, equity, operating)]
-    parts = [("Gates" if each.title == "Decision" else each.title, join(map(part_html, each.parts))) for each in made]
+    parts = [(each.title, join(map(part_html, each.parts))) for each in made]
+    parts[0] = "Gates", join(parts[0][1], _reasons(found))
     explained = [explanation_html(each, pictures) for each in found.explanations]
     how = Text("No explanation was kept. In a notebook, log_explanations(run, {'attribution': explain(model, data)}, NAME) keeps one; "
                "the notebook explain.ipynb of the template does it.", "open")

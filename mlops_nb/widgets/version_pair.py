@@ -36,10 +36,10 @@ def difference(
     second: float | None,
 ) -> tuple[str, str, str]: # the difference, a mark with a word, and the tone
     "How the second value differs from the first"
-    if first is None or second is None or first != first or second != second: return "", "? only one has it", "open"
+    if first is None or second is None or first != first or second != second: return "", "? not comparable", "open"
     found, better = second - first, is_higher_better(metric)
     if found == 0: return "0", "= equal", ""
-    if better is None: return f"{found:+.4g}", "≠ differs", ""
+    if better is None: return f"{found:+.4g}", "≠ different", ""
     return (f"{found:+.4g}", "▲ better", "good") if (found > 0) == better else (f"{found:+.4g}", "▼ worse", "bad")
 
 # %% ../../nbs/9_interface/96_version_pair.ipynb #e07bb070
@@ -57,7 +57,7 @@ def _metrics(names, first: Evaluation, second: Evaluation):
     for metric in known[:MOST_LINES]:
         found, word, tone = difference(metric, values[0].get(metric), values[1].get(metric))
         rows.append([metric, *cells(metric, values[0]), *cells(metric, values[1]), found, _tinted(word, tone)])
-    header = ("Metric", f">{names[0]}", ">Interval", f">{names[1]}", ">Interval", ">Difference", "Reads as")
+    header = ("Metric", f">{names[0]}", ">Interval", f">{names[1]}", ">Interval", ">Difference", f"{names[1]} is")
     more = part_html(Text(f"{len(known) - MOST_LINES} more are left out.")) if len(known) > MOST_LINES else ""
     return join(table(header, rows, "Metrics of both versions"), more)
 
@@ -70,11 +70,12 @@ def _slices(names, first: Evaluation, second: Evaluation):
     for name in known:
         lines = [each.get(name, {}) for each in values]
         found, word, tone = difference(primary, *(each.get("value") for each in lines))
-        cells = [cell for each in lines for cell in (say(each.get("rows")), say(each.get("value")), say_interval(each.get("lower"), each.get("upper")))]
-        rows.append((float(found or "inf") * (1 if is_higher_better(primary) else -1), [shorten(name, 160), *cells, found, _tinted(word, tone)]))
+        def cells(line): return say(line.get("rows")), say(line.get("value")), say_interval(line.get("lower"), line.get("upper"))
+        lost = float(found) * (1 if is_higher_better(primary) else -1) if found else float("inf")
+        rows.append((lost, [shorten(name, 160), *cells(lines[0]), *cells(lines[1]), found, _tinted(word, tone)]))
     if not rows: return part_html(Text("Neither has slices: mlops-nb evaluate MODEL --slice COLUMN", "open"))
     rows.sort(key=lambda each: each[0])
-    header = ("Slice", ">Rows", f">{names[0]}", ">Interval", ">Rows", f">{names[1]}", ">Interval", ">Difference", "Reads as")
+    header = ("Slice", ">Rows", f">{names[0]}", ">Interval", ">Rows", f">{names[1]}", ">Interval", ">Difference", f"{names[1]} is")
     return table(header, [each for _, each in rows[:MOST_LINES]], f"{primary} of the slices of both versions")
 
 # %% ../../nbs/9_interface/96_version_pair.ipynb #147e6848
@@ -97,21 +98,22 @@ def paired_html(
     "What a comparison of the same rows found"
     if record is None:
         names_of = ", ".join(f'"{each}"' for each in names)
-        return part_html(Text("No paired test was recorded. Let both answer the same rows in a notebook: found = compare_models(task, truth, "
-                              f"outputs of one, outputs of the other, names=({names_of})), and keep it: log_comparison(run, found).", "open"))
+        how = f"found = compare_models(task, truth, outputs of one, outputs of the other, names=({names_of}))"
+        return part_html(Text(f"No paired test was recorded. Let both answer the same rows in a notebook: {how}, and keep it: "
+                              "log_comparison(run, found).", "open"))
     lost = [each for each in record["slices"] if each["worse"]]
     decided = next(each for each in record["gains"] if each["metric"] == record["primary"])
     tone = "good" if record["passed"] else "bad" if lost or decided["upper"] < 0 else "open"
     parts = [part_html(Text(f"{record['message']}.", tone)), part_html(Text(f"On the same {record['rows']:,} rows. Kept as {reference}."))]
-    gains = [(each["metric"], say(each["champion"]), say(each["challenger"]), f"{each['gain']:+.4g}", say_interval(each["lower"], each["upper"]))
-             for each in record["gains"]]
-    parts.append(part_html(Grid(f"Gains, positive where {record['names'][1]} is better", ("Metric", *(f">{each}" for each in record["names"]), ">Gain", "Interval"),
-                                tuple(gains))))
+    def spread(each): return f"{each['gain']:+.4g}", say_interval(each["lower"], each["upper"])
+    gains = tuple((each["metric"], say(each["champion"]), say(each["challenger"]), *spread(each)) for each in record["gains"])
+    header = ("Metric", *(f">{each}" for each in record["names"]), ">Gain", "Interval")
+    parts.append(part_html(Grid(f"Gains, positive where {record['names'][1]} is better", header, gains)))
     level = record.get("level", 0.95)
-    tests = [(each["name"], each["method"], say(each["p_value"]), "differ by more than chance" if each["p_value"] < 1 - level else "may be chance")
-             for each in record["tests"]]
+    def proven(each): return "differ by more than chance" if each["p_value"] < 1 - level else "may be chance"
+    tests = [(each["name"], each["method"], say(each["p_value"]), proven(each)) for each in record["tests"]]
     if tests: parts.append(part_html(Grid("Tests", ("Test", "Method", ">p-value", "The two"), tuple(tests))))
-    rows = [(each["slice"], f"{each['rows']:,}", f"{each['gain']:+.4g}", say_interval(each["lower"], each["upper"])) for each in lost]
+    rows = [(each["slice"], f"{each['rows']:,}", *spread(each)) for each in lost]
     if rows: parts.append(part_html(Grid("Slices that lost", ("Slice", ">Rows", ">Gain", "Interval"), tuple(rows), ("bad",) * len(rows))))
     return join(parts)
 
@@ -121,8 +123,8 @@ def _terms(first: Evaluation, second: Evaluation):
     same = [getattr(first, name) == getattr(second, name) for name in ("data", "rows")]
     thresholds = [each.plan.get("threshold", 0.5) for each in (first, second)]
     if not all(same):
-        yield Text(f"Measured on different rows: {first.data} ({first.rows:,}) and {second.data} ({second.rows:,}). A difference may be that of "
-                   "the rows.", "open")
+        yield Text(f"Measured on different rows: {first.data} ({first.rows:,}) and {second.data} ({second.rows:,}). "
+                   "A difference may be that of the rows.", "open")
     if thresholds[0] != thresholds[1]: yield Text(f"Answers are yes from {say(thresholds[0])} and from {say(thresholds[1])} on.", "open")
 
 def pair_html(
@@ -135,11 +137,14 @@ def pair_html(
     title = element("h3", f"{names[1]} beside {names[0]}")
     if names[0] == names[1]: return join(title, part_html(Text("Both are the same version; choose another one.", "open")))
     if lacking := [name for name, each in zip(names, pair) if each.evaluation is None]:
-        return join(title, *(part_html(Text(f"{each} was not evaluated. Run: mlops-nb evaluate {each} --gate", "open")) for each in lacking))
+        said = [Text(f"{each} was not evaluated. Run: mlops-nb evaluate {each} --gate", "open") for each in lacking]
+        return join(title, map(part_html, said))
     evaluations = [each.evaluation for each in pair]
     if evaluations[0].task != evaluations[1].task:
-        return join(title, part_html(Text(f"One is {evaluations[0].task} and the other {evaluations[1].task}: they have no metric in common.", "open")))
+        tasks = f"One is {evaluations[0].task} and the other {evaluations[1].task}"
+        return join(title, part_html(Text(f"{tasks}: they have no metric in common.", "open")))
     kept, artifact = record or (None, None)
     paired = paired_html(kept, artifact.reference if artifact else "", names)
-    return join(title, map(part_html, _terms(*evaluations)), element("h4", "Paired test"), paired, element("h4", "Gates"), _gates(names, pair),
-                element("h4", "Metrics"), _metrics(names, *evaluations), element("h4", "Slices"), _slices(names, *evaluations))
+    parts = {"Paired test": paired, "Gates": _gates(names, pair), "Metrics": _metrics(names, *evaluations),
+             "Slices": _slices(names, *evaluations)}
+    return join(title, map(part_html, _terms(*evaluations)), ((element("h4", name), part) for name, part in parts.items()))
