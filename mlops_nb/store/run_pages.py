@@ -70,7 +70,7 @@ def run_page(
 ) -> RunPage:
     "A page of the runs that fit. Raises `FilterError`; `NotFoundError` for a metric or parameter that no run has"
     part, field, rows = read_filter(filter) if filter.strip() else None, read_field(sort) if sort else None, min(rows, MOST_ROWS)
-    if field and field.source == "tags": raise FilterError("runs have no order by their tags: sort by a column, or filter for tags = 'best'")
+    if field and field.source == "tags": raise FilterError("runs have no order by their tags: sort by another field")
     def ask(connection):
         ids = _page_ids(connection, part, field, ascending, max(0, first), rows)
         known = not first and len(ids) < rows
@@ -118,7 +118,7 @@ GROUPED = ("status", "name", "notebook", "group", "step", "project") # attribute
 
 # %% ../../nbs/1_store/15_run_pages.ipynb #a8c0fa08
 def _sources(field):
-    "What is grouped: pairs of a column with the value and the FROM around it, with the ids of runs in the table `runs` or a column beside it."
+    "What is grouped: a column with the value, one with the run's id in the same table, and which rows count; runs without come apart."
     runs = tables.runs
     if field.source == "attributes" and field.name in GROUPED: return [(attribute(runs, field.name, 0.0), runs.c.id, sa.true())]
     if field.source == "tags": table, column, mine = tables.tags, tables.tags.c.tag, sa.true()

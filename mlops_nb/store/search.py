@@ -203,10 +203,11 @@ def search(
     few, runs = rarest(connection, conditions, part), tables.runs
     if few is not None: # it is asked once, and no more of each run
         also, part = [*also, runs.c.id.in_(ids_of(conditions, few))], AllOf(tuple(each for each in together(part) if each is not few))
-    if sort.source in ("metrics", "params"): return _by_value(connection, conditions, part, sort, ascending, (first, limit), also, few is not None)
+    page = first, limit
+    if sort.source in ("metrics", "params"): return _by_value(connection, conditions, part, sort, ascending, page, also, few is not None)
     collation = "C" if sort.kind == "text" and conditions.dialect == "postgresql" else None
     order = in_order(attribute(runs, sort.name, conditions.now), ascending, sort.name not in NEVER_EMPTY, collation)
-    return _ids(connection, sa.select(runs.c.id).where(*_all(conditions, part, runs.c.id), *also).order_by(order, *NEWEST), first, limit)
+    return _ids(connection, sa.select(runs.c.id).where(*_all(conditions, part, runs.c.id), *also).order_by(order, *NEWEST), *page)
 
 def _all(conditions, part, run_id): return [conditions.of(each, run_id) for each in together(part)]
 def _ids(connection, query, first, limit): return list(connection.execute(query.limit(limit).offset(first or None)).scalars())

@@ -1,0 +1,305 @@
+// A table whose rows stay with the kernel: what is seen is a page, and each wish is a question to it.
+const MARKS = { finished: ["✓", "good"], met: ["✓", "good"], failed: ["✗", "bad"], killed: ["✗", "bad"], missed: ["✗", "bad"],
+  running: ["▶", "open"], queued: ["…", "open"], cancelled: ["–", "open"], pruned: ["–", "open"] };
+const RIGHT = ["number", "duration"];
+let count = 0;
+
+function make(name, words = {}, ...children) {
+  const found = document.createElement(name);
+  for (const [key, value] of Object.entries(words)) {
+    if (key.startsWith("on")) found.addEventListener(key.slice(2), value);
+    else if (key === "text") found.textContent = value;
+    else if (value === true) found.setAttribute(key, "");
+    else if (value !== false && value != null) found.setAttribute(key, value);
+  }
+  found.append(...children);
+  return found;
+}
+
+export function sayNumber(value) {
+  if (Number.isInteger(value)) return Math.abs(value) < 1e15 ? value.toLocaleString("en") : String(value);
+  const size = Math.abs(value);
+  if (size >= 1e6 || size < 1e-4) return value.toExponential(3).replace(/\.?0+e/, "e");
+  return String(Number(value.toPrecision(Math.max(4, Math.trunc(size).toString().length))));
+}
+
+export function sayDuration(seconds) {
+  if (seconds < 59.95) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  const units = [["d", 86400], ["h", 3600], ["min", 60], ["s", 1]];
+  const first = units.findIndex(([, size]) => whole >= size);
+  const [[large, size], [small, part]] = [units[first], units[first + 1]];
+  const rest = Math.floor((whole % size) / part);
+  return `${Math.floor(whole / size)} ${large}` + (rest ? ` ${rest} ${small}` : "");
+}
+
+function sayTime(seconds) {
+  const date = new Date(seconds * 1000);
+  const two = (number) => String(number).padStart(2, "0");
+  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${two(date.getHours())}:${two(date.getMinutes())}`;
+}
+
+function content(kind, value) {
+  if (value == null || value === "") return [];
+  if (kind === "status") {
+    const [mark, good] = MARKS[value] || ["", "open"];
+    return [make("span", { class: `status ${good}` }, make("span", { "aria-hidden": "true", text: mark }), ` ${value}`)];
+  }
+  if (kind === "tags") return value.map((tag) => make("span", { class: "tag", text: tag }));
+  if (kind === "time" && typeof value === "number") {
+    return [make("time", { datetime: new Date(value * 1000).toISOString(), text: sayTime(value) })];
+  }
+  if (typeof value !== "number") return [String(value)];
+  return [kind === "duration" ? sayDuration(value) : sayNumber(value)];
+}
+
+function render({ model, el }) {
+  const id = `mlops-table-${++count}`;
+  let active = null; // id of the row that the keyboard is at
+  let anchor = null; // where a range of chosen rows begins
+  el.classList.add("mlops", "mlops-table");
+  el.dataset.lmSuppressShortcuts = "true"; // Enter is the table's own, and does not open the cell around it
+  const ask = (changes) => {
+    model.set("query", { ...model.get("query"), ...changes });
+    model.save_changes();
+    drawState();
+  };
+  const page = () => model.get("page");
+  const query = () => model.get("query");
+  const rows = () => page().rows || [];
+  const isGrouped = () => Boolean(page().columns);
+  const shownColumns = () => page().columns
+    || model.get("columns").filter((column) => model.get("chosen")[column.name] ?? column.shown);
+
+  // what is asked for
+  const filter = make("input", { type: "search", id: `${id}-filter`, spellcheck: "false", autocomplete: "off", placeholder: model.get("hint"),
+    "aria-describedby": `${id}-problem`, onchange: () => find(), onsearch: () => find(),
+    onkeydown: (event) => event.key === "Enter" && find() });
+  const find = () => filter.value === query().filter || ask({ filter: filter.value, first: 0 });
+  const group = make("select", { id: `${id}-group`, onchange: () => ask({ group: group.value, first: 0, sort: "", ascending: false }) });
+  const grouping = make("span", { class: "bar" }, make("label", { for: group.id, text: "Group by" }), group);
+  const choices = make("fieldset", {}, make("legend", { class: "unseen", text: "Columns" }));
+  const chooser = make("details", { class: "chooser" }, make("summary", { text: "Columns" }), choices);
+  chooser.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !chooser.open) return;
+    chooser.open = false;
+    chooser.querySelector("summary").focus();
+    event.stopPropagation();
+  });
+  const problem = make("div", { id: `${id}-problem`, role: "status" });
+  const asked = make("div", { class: "bar asked" }, make("label", { for: filter.id, text: "Filter" }), filter, grouping, chooser);
+
+  // what is done with chosen rows
+  const chosenCount = make("span", { role: "status", class: "muted" });
+  const actions = make("span", { class: "bar" });
+  const done = make("div", { class: "bar done", role: "group", "aria-label": "With the chosen rows" }, chosenCount, actions);
+
+  // the rows
+  const head = make("thead"), body = make("tbody");
+  const hint = make("p", { id: `${id}-keys`, class: "unseen",
+    text: "Up and down arrows move between rows, space chooses a row, shift with an arrow chooses a range." });
+  const table = make("table", { "aria-describedby": hint.id }, make("caption", { class: "unseen", text: model.get("label") }), head, body);
+  const scroll = make("div", { class: "rows", role: "region", tabindex: "0", "aria-label": model.get("label") }, table);
+
+  // pages
+  const turn = (label, mark, where) => make("button", { type: "button", "aria-label": label, title: label, text: mark,
+    onclick: () => ask({ first: where() }) });
+  const lastFirst = () => Math.max(0, Math.ceil(page().total / query().rows) - 1) * query().rows;
+  const turns = [turn("First page", "«", () => 0), turn("Previous page", "‹", () => Math.max(0, query().first - query().rows)),
+    turn("Next page", "›", () => Math.min(lastFirst(), query().first + query().rows)), turn("Last page", "»", lastFirst)];
+  const where = make("span", { role: "status", class: "where" });
+  const size = make("select", { id: `${id}-size`, onchange: () => ask({ rows: Number(size.value), first: 0 }) });
+  const pages = make("nav", { class: "bar pages", "aria-label": `Pages of ${model.get("label")}` }, turns[0], turns[1], where, turns[2],
+    turns[3], make("label", { for: size.id, text: "Rows" }), size);
+
+  el.replaceChildren(asked, problem, done, hint, scroll, pages);
+
+  function drawControls() {
+    filter.value = query().filter;
+    const groups = model.get("groups");
+    grouping.hidden = !groups.length;
+    group.replaceChildren(make("option", { value: "", text: "nothing" }), ...groups.map(([name, title]) => make("option", { value: name,
+      text: title })));
+    group.value = query().group;
+    const sizes = [...new Set([25, 50, 100, 200, query().rows])].sort((one, other) => one - other);
+    size.replaceChildren(...sizes.map((each) => make("option", { value: each, text: each })));
+    size.value = query().rows;
+    const open = document.activeElement && choices.contains(document.activeElement) ? document.activeElement.value : null;
+    choices.replaceChildren(choices.firstChild, ...model.get("columns").map((column) => {
+      const box = make("input", { type: "checkbox", value: column.name, onchange: () => {
+        model.set("chosen", { ...model.get("chosen"), [column.name]: box.checked });
+        model.save_changes();
+      } });
+      box.checked = model.get("chosen")[column.name] ?? column.shown;
+      return make("label", {}, box, ` ${column.title}`);
+    }));
+    if (open) choices.querySelectorAll("input").forEach((box) => box.value === open && box.focus());
+  }
+
+  function drawActions() {
+    actions.replaceChildren(...model.get("actions").map((action) => {
+      if (!action.asks) {
+        return make("button", { type: "button", text: action.title, onclick: () => act(action) });
+      }
+      const text = make("input", { type: "text", size: 10, "aria-label": action.asks, placeholder: action.asks });
+      const go = () => { if (text.value.trim()) act(action, text.value.trim()); text.value = ""; };
+      text.addEventListener("keydown", (event) => event.key === "Enter" && go());
+      return make("span", { class: "bar" }, text, make("button", { type: "button", text: action.title, onclick: go }));
+    }), make("button", { type: "button", text: "Clear", title: "Choose no row", onclick: () => choose([]) }));
+    drawSelection();
+  }
+
+  const act = (action, text) => model.send({ action: action.name, ids: model.get("selected"), ...(text ? { text } : {}) });
+
+  function choose(ids) {
+    model.set("selected", ids);
+    model.save_changes();
+    drawSelection();
+  }
+
+  function range(to) {
+    const ids = rows().map((row) => row.id);
+    const [one, other] = [ids.indexOf(anchor), ids.indexOf(to)].sort((a, b) => a - b);
+    return one < 0 ? [to] : ids.slice(one, other + 1);
+  }
+
+  function toggle(row, isRange) {
+    const before = model.get("selected");
+    if (isRange && anchor !== null) return choose([...new Set([...before, ...range(row)])]);
+    anchor = row;
+    return choose(before.includes(row) ? before.filter((each) => each !== row) : [...before, row]);
+  }
+
+  function drawSelection() {
+    const selected = model.get("selected");
+    chosenCount.textContent = selected.length ? `${selected.length} chosen` : "None chosen";
+    done.hidden = isGrouped() || (!model.get("actions").length && !selected.length);
+    actions.querySelectorAll("button, input").forEach((each) => { each.disabled = !selected.length; });
+    for (const row of body.children) {
+      const box = row.querySelector("input");
+      if (!box) continue;
+      box.checked = selected.includes(row.dataset.id);
+      row.classList.toggle("chosen", box.checked);
+    }
+    const all = head.querySelector("input");
+    if (!all) return;
+    const here = rows().filter((row) => selected.includes(row.id)).length;
+    all.checked = here > 0 && here === rows().length;
+    all.indeterminate = here > 0 && here < rows().length;
+  }
+
+  function header(column) {
+    const isSorted = query().sort === column.name;
+    const classes = RIGHT.includes(column.kind) ? "number" : null;
+    if (!column.sortable) return make("th", { scope: "col", class: classes, text: column.title });
+    const direction = isSorted ? (query().ascending ? "ascending" : "descending") : "none";
+    const mark = isSorted ? (query().ascending ? " ▲" : " ▼") : "";
+    const sort = () => ask({ sort: column.name, ascending: isSorted ? !query().ascending : column.kind === "text", first: 0 });
+    return make("th", { scope: "col", class: classes, "aria-sort": direction }, make("button", { type: "button", class: "sort",
+      "data-sort": column.name, onclick: sort }, column.title, make("span", { "aria-hidden": "true", text: mark })));
+  }
+
+  function drawRow(row, columns, grouped) {
+    const cells = columns.map((column, place) => {
+      const shown = content(column.kind, row[column.name]);
+      const classes = RIGHT.includes(column.kind) ? "number" : column.kind;
+      if (place) return make("td", { class: classes }, ...shown);
+      const open = grouped && row.filter
+        ? [make("button", { type: "button", class: "sort", title: "Show its rows",
+          onclick: () => ask({ filter: row.filter, group: "", first: 0, sort: "", ascending: false }) }, ...shown)]
+        : shown;
+      const pin = row.pinned ? [make("span", { class: "pin", title: "pinned" }, make("span", { "aria-hidden": "true", text: "★" }),
+        make("span", { class: "unseen", text: "pinned" })), " "] : [];
+      return make("th", { scope: "row", class: classes }, ...pin, ...open);
+    });
+    if (grouped) return make("tr", {}, ...cells);
+    const box = make("input", { type: "checkbox", tabindex: "-1", "aria-label": `Choose ${row.title || row.id}` });
+    box.addEventListener("click", (event) => {
+      toggle(row.id, event.shiftKey);
+      point(row.id);
+    });
+    const found = make("tr", { "data-id": row.id, class: row.pinned ? "pinned" : null }, make("td", { class: "box" }, box), ...cells);
+    found.addEventListener("click", (event) => {
+      if (event.target.closest("input, button, a") || String(getSelection())) return;
+      toggle(row.id, event.shiftKey);
+      point(row.id);
+    });
+    found.addEventListener("mousedown", (event) => event.shiftKey && event.preventDefault());
+    return found;
+  }
+
+  function point(row, focus = false) {
+    active = row;
+    for (const each of body.querySelectorAll("input")) {
+      const isActive = each.closest("tr").dataset.id === row;
+      each.tabIndex = isActive ? 0 : -1;
+      if (isActive && focus) each.focus();
+    }
+  }
+
+  body.addEventListener("keydown", (event) => {
+    const ids = rows().map((row) => row.id);
+    const steps = { ArrowDown: 1, ArrowUp: -1, Home: -ids.length, End: ids.length };
+    if (!(event.key in steps) || event.target.type !== "checkbox") return;
+    event.preventDefault();
+    event.stopPropagation();
+    const to = ids[Math.min(ids.length - 1, Math.max(0, ids.indexOf(active) + steps[event.key]))];
+    if (event.shiftKey) {
+      if (anchor === null || !ids.includes(anchor)) anchor = active;
+      choose([...new Set([...model.get("selected"), ...range(to)])]);
+    }
+    point(to, true);
+  });
+
+  function drawRows() {
+    const focused = document.activeElement;
+    const sorted = head.contains(focused) && focused.dataset.sort;
+    const inBody = body.contains(focused) && focused.type === "checkbox";
+    const columns = shownColumns(), grouped = isGrouped();
+    const all = make("input", { type: "checkbox", "aria-label": "Choose all rows of this page", onchange: () => {
+      const here = rows().map((row) => row.id), others = model.get("selected").filter((each) => !here.includes(each));
+      choose(all.checked ? [...others, ...here] : others);
+    } });
+    const boxes = grouped ? [] : [make("td", { class: "box" }, all)];
+    head.replaceChildren(make("tr", {}, ...boxes, ...columns.map(header)));
+    body.replaceChildren(...rows().map((row) => drawRow(row, columns, grouped)));
+    if (!rows().length) {
+      body.append(make("tr", {}, make("td", { colspan: columns.length + 1, class: "muted", text: page().query
+        ? (query().filter ? "No row fits the filter." : "There is nothing yet.") : "Asking …" })));
+    }
+    if (!rows().some((row) => row.id === active)) active = rows().length ? rows()[0].id : null;
+    point(active, inBody);
+    if (sorted) head.querySelectorAll("button").forEach((each) => each.dataset.sort === sorted && each.focus());
+    drawSelection();
+    drawState();
+  }
+
+  function drawState() {
+    const waits = JSON.stringify(Object.entries(page().query || {}).sort()) !== JSON.stringify(Object.entries(query()).sort());
+    const { total } = page(), first = page().query ? page().query.first : 0, said = model.get("problem");
+    scroll.setAttribute("aria-busy", waits && !said ? "true" : "false");
+    const number = (value) => value.toLocaleString("en");
+    where.textContent = total ? `${number(first + 1)}-${number(first + rows().length)} of ${number(total)}` : "0 of 0";
+    turns.forEach((each, place) => {
+      const off = place < 2 ? query().first <= 0 : query().first >= lastFirst();
+      if (off && document.activeElement === each) where.focus();
+      each.setAttribute("aria-disabled", off ? "true" : "false");
+    });
+    const shown = problem.textContent;
+    if (shown !== said) problem.replaceChildren(...(said ? [make("div", { class: "problem", text: said })] : []));
+    filter.setAttribute("aria-invalid", said ? "true" : "false");
+    if (document.activeElement !== filter) filter.value = query().filter;
+    group.value = query().group;
+    size.value = query().rows;
+  }
+
+  const changes = { page: drawRows, chosen: () => { drawControls(); drawRows(); }, columns: () => { drawControls(); drawRows(); },
+    groups: drawControls, actions: drawActions, selected: drawSelection, query: drawState, problem: drawState };
+  for (const [name, draw] of Object.entries(changes)) model.on(`change:${name}`, draw);
+  drawControls();
+  drawActions();
+  drawRows();
+  return () => { for (const [name, draw] of Object.entries(changes)) model.off(`change:${name}`, draw); };
+}
+
+export default { render };
