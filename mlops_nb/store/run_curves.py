@@ -39,11 +39,13 @@ def _value(point): return point[2]
 # %% ../../nbs/1_store/15_run_curves.ipynb #c3c4573e
 class Thinned:
     "A growing curve that never has more than `MOST_POINTS` points"
-    def __init__(self): self._first, self._buckets, self._size, self._rest = [], [], 1, [] # size: points that a bucket stands for
+    def __init__(self):
+        self._first, self._last, self._buckets, self._rest = [], [], [], []
+        self._size = 1 # how many points a bucket stands for
 
     def add(self, points: list[tuple]) -> None:
         "Append points, as for `extremes`"
-        self._first, at = self._first or points[:1], 0
+        self._first, self._last, at = self._first or points[:1], points[-1:] or self._last, 0
         self._rest += points
         while len(self._rest) - at >= self._size:
             self._buckets.append(extremes(self._rest[at:at + self._size]))
@@ -61,7 +63,7 @@ class Thinned:
     def points(self) -> list[tuple]: # the first and the last one are always among them
         "The curve"
         kept = [point for bucket in self._buckets for point in bucket] + extremes(self._rest)
-        return self._first[kept[:1] == self._first:] + kept + [each for each in self._rest[-1:] if each is not kept[-1]]
+        return (self._first if kept[:1] != self._first else []) + kept + (self._last if kept[-1:] != self._last else [])
 
 # %% ../../nbs/1_store/15_run_curves.ipynb #075f079e
 MOST_BYTES = 64 << 20 # of a journal in one look
