@@ -182,7 +182,8 @@ def test_a_killed_launch_is_said_to_be_killed(here):
 
 def test_a_secret_is_nowhere(here):
     shown = "assert api_token.get_secret_value().endswith('may-see')\nprint(api_token.get_secret_value())"
-    write_notebook(here.workspace.root / "train.ipynb", "from pydantic import SecretStr\napi_token: SecretStr", shown, "import time; time.sleep(1)")
+    cells = "from pydantic import SecretStr\napi_token: SecretStr", shown, "import time; time.sleep(1)"
+    write_notebook(here.workspace.root / "train.ipynb", *cells)
     seen, ended = set(), threading.Event()
 
     def watch():

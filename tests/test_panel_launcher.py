@@ -9,6 +9,7 @@ from mlops_nb.experiments import detached
 from mlops_nb.experiments.masking import MASK
 from mlops_nb.settings import open_workspace
 from mlops_nb.store.door import open_store
+from mlops_nb.widgets.launcher_view import LauncherPanel
 from notebooks import write_notebook
 from playwright.sync_api import expect
 from waiting import wait_until
@@ -145,7 +146,6 @@ def test_a_secret_is_in_no_file(page, lab, store):  # noqa: F811
     page.keyboard.press("Control+s")
     page.wait_for_function("!document.querySelector('.jp-mod-dirty')")
     assert store.runs.get("latest").parameters["hub_token"] == MASK
-    assert "widget-state" in (lab.root / "panel.ipynb").read_text()
     files = [path for path in lab.root.rglob("*") if path.is_file()]
     assert len(files) > 5 and not [path for path in files if secret.encode() in path.read_bytes()]
 
@@ -169,3 +169,33 @@ def test_everything_is_accessible(page, lab, store, theme):  # noqa: F811
     if os.environ.get("SHOTS"):
         page.locator(".mlops-panel").screenshot(path=f"{os.environ['SHOTS']}/launcher-{theme}-narrow.png")
     assert wide == []
+
+
+def test_a_sweep_is_begun_with_its_limits(tmp_path, monkeypatch):
+    "The panel without a browser: nobody looks, so it is told to"
+    monkeypatch.setenv("MLOPS_NB_KERNELS_WARM", "false")
+    (tmp_path / "settings.ini").write_text("[workspace]\nproject = digits\n[wandb]\nmode = disabled\n")
+    write_notebook(tmp_path / "train.ipynb", "width: int = 1", "from mlops_nb import start_run\nstart_run().log({'loss': 1 / width})")
+    (tmp_path / "wide.yaml").write_text("program: train.ipynb\nmethod: grid\nmetric: {name: loss, goal: minimize}\n"
+                                        "parameters:\n  width: {values: [1, 2, 4]}\n")
+    panel = LauncherPanel(open_store(open_workspace(tmp_path)))
+
+    def seen(condition):
+        for each in panel.feeds:
+            each.hurry()
+        return condition()
+
+    try:
+        wait_until(lambda: seen(lambda: panel.sweep_file.value == "wide.yaml"))
+        panel.trials.value = "0"
+        panel.sweep.click()
+        assert "Trials = &#x27;0&#x27;: allowed is a whole number, at least 1" in panel.problems.value
+        panel.trials.value, panel.workers.value = "2", "1"
+        panel.sweep.click()
+        wait_until(lambda: seen(lambda: panel.list.rows and panel.list.rows[0]["over"]), timeout_s=120)
+        (row,) = panel.list.rows
+        assert row["command"] == "mlops-nb sweep wide.yaml --runs 2 --workers 1" and not panel.problems.value
+        assert (row["status"], row["progress"]) == ("finished", "2 of 2 trials, best 0.5"), panel.list.output
+        wait_until(lambda: seen(lambda: len(panel.chart.series) == 2))
+    finally:
+        panel.close()

@@ -78,8 +78,8 @@ def _lines(text): return [line.strip() for line in text.splitlines() if line.str
 
 # %% ../../nbs/9_interface/96_fields.ipynb #b379d21f
 def _choices(annotation):
-    if isinstance(annotation, type): return tuple(str(each.value) for each in annotation)
-    return tuple(str(each.value if isinstance(each, Enum) else each) for each in get_args(annotation)) if get_origin(annotation) is Literal else ()
+    found = annotation if isinstance(annotation, type) else get_args(annotation)
+    return tuple(str(each.value if isinstance(each, Enum) else each) for each in found)
 
 # %% ../../nbs/9_interface/96_fields.ipynb #6888cd41
 def bounds(
@@ -89,7 +89,9 @@ def bounds(
     from pydantic import TypeAdapter
     schema = TypeAdapter(annotation).json_schema()
     whole = schema.get("type") == "integer"
-    def bound(name, step): return schema.get(name, schema[outer] + step * whole if (outer := f"exclusive{name.title()}") in schema else None)
+    def bound(name, step):
+        outer = schema.get(f"exclusive{name.title()}")
+        return schema.get(name) if outer is None else outer + step * whole
     low, high = bound("minimum", 1), bound("maximum", -1)
     return {} if low is None or high is None or low >= high else {"low": low, "high": high, "whole": whole}
 
@@ -128,7 +130,8 @@ def _several(parameter, text):
     "A list or mapping: lines, or YAML"
     import yaml
     annotation, _ = without_none(parameter.annotation)
-    written = text.lstrip().startswith(("[", "{", "- ")) or (get_origin(annotation) or annotation) is dict or isinstance(parameter.default, dict)
+    mapping = (get_origin(annotation) or annotation) is dict or isinstance(parameter.default, dict)
+    written = mapping or text.lstrip().startswith(("[", "{", "- "))
     if annotation is not None: return GivenText(text.strip() if written else json.dumps(_lines(text), ensure_ascii=False))
     try: return yaml.safe_load(text) if written else [yaml.safe_load(line) for line in _lines(text)]
     except yaml.YAMLError: return GivenText(text)

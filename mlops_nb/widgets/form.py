@@ -10,7 +10,6 @@ import json, os, shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 # %% ../../nbs/9_interface/96_form.ipynb #5740696b
@@ -20,7 +19,7 @@ import traitlets
 # %% ../../nbs/9_interface/96_form.ipynb #2db800e6
 from ..experiments.acceptance import check_given
 from ..experiments.given_texts import GivenText
-from ..experiments.notebook_parameters import NotebookParameters, read_signature
+from ..experiments.notebook_parameters import read_signature
 from ..experiments.parameters import load_notebook
 from ..experiments.secrets import find_secret, secret_variable
 from ..settings import ParameterError
@@ -71,7 +70,9 @@ class Form(anywidget.AnyWidget):
         notebook: Path, # to be filled in for
         root: Path, # of the workspace, in which the notebook will run
     ) -> None:
-        "Ask for the parameters of a notebook; what was entered for the same ones stays. Raises `NotebookError`, `KernelError`, `ParameterError`; the form stays as it is then"
+        """Ask for the parameters of a notebook; what was entered for the same ones stays
+
+        Raises `NotebookError`, `KernelError`, `ParameterError`; the form stays as it is then."""
         signature = read_signature(load_notebook(notebook), folder=root)
         fields = {each.name: field_of(each) for each in signature or ()}
         name = (notebook.relative_to(root) if notebook.is_relative_to(root) else notebook).as_posix()
@@ -81,7 +82,8 @@ class Form(anywidget.AnyWidget):
         self.notebook, self.signature, self._fields, self._secrets = name, signature, fields, secrets
         with self.hold_trait_notifications(), self.hold_sync():
             self.label, self.note = f"Parameters of {self.notebook}", _note(signature)
-            self.texts = {each.name: each.text for each in fields.values() if each.kind != SECRET} | {each: self.texts[each] for each in kept if each in self.texts}
+            texts = {each.name: each.text for each in fields.values() if each.kind != SECRET}
+            self.texts = texts | {each: self.texts[each] for each in kept if each in texts}
             boxes = {each.name: each.none for each in fields.values() if each.none is not None}
             self.nones = boxes | {each: self.nones[each] for each in kept if each in boxes}
             self.problems, self.fields = {}, [asdict(each) for each in fields.values()]
@@ -89,8 +91,10 @@ class Form(anywidget.AnyWidget):
 
     def given(self) -> dict[str, Any]: # without secrets, and what is as the notebook says
         "What is given, of the kind that `mlops-nb run` gets"
-        found = {each.name: answer_of(each, self._fields[each.name], str(self.texts.get(each.name, "")), bool(self.nones.get(each.name)))
-                 for each in self.signature or () if not each.secret}
+        def answer(each):
+            text, none = str(self.texts.get(each.name, "")), bool(self.nones.get(each.name))
+            return answer_of(each, self._fields[each.name], text, none)
+        found = {each.name: answer(each) for each in self.signature or () if not each.secret}
         return {name: value for name, value in found.items() if value is not None}
 
     def secrets(self) -> dict[str, str]:

@@ -15,12 +15,12 @@ import ipywidgets as widgets
 from annotated_types import Ge
 
 # %% ../../nbs/9_interface/97_launcher_view.ipynb #e7f2d604
-from ..commands.parameters import say_default
 from ..experiments.conversion import Refused, convert
 from ..experiments.detached import cancel, find_launch, launch
 from ..experiments.given_texts import GivenText
 from ..experiments.notebook_parameters import read_signature
 from ..experiments.parameters import load_notebook
+from ..experiments.secrets import secret_variable
 from ..experiments.sweep_file import read_sweep
 from ..reports.markup import Html, element, join, table
 from ..settings import MlopsError, NotFoundError, ParameterError
@@ -44,7 +44,8 @@ def _takes(path, root):
     except MlopsError as error: return element("p", str(error))
     if signature is None: return element("p", "Its parameters cannot be read here.")
     if not signature.parameters: return element("p", "It takes no parameters.")
-    rows = [(each.name, each.type_text or "any", say_default(each), each.help) for each in signature]
+    def default(each): return f"${secret_variable(each.name)}" if each.secret else each.default_text or "required"
+    rows = [(each.name, each.type_text or "any", default(each), each.help) for each in signature]
     return table(("Parameter", "Type", "Default", "Help"), rows, f"Parameters of {path.name}")
 
 # %% ../../nbs/9_interface/97_launcher_view.ipynb #10ab01c8
@@ -82,19 +83,21 @@ class LauncherPanel(Panel):
     ):
         self.store, self.root, self.book, self.curves = store, store.workspace.root, LaunchBook(store), RunCurves(store.runs)
         self.form, self.list = Form(), LaunchList(self._act)
-        self.picker = widgets.Combobox(value=notebook, description="Notebook", placeholder="type a part of its path", continuous_update=False)
-        self.run = widgets.Button(description="Run", button_style="primary", tooltip="Run the notebook with these parameters", disabled=True)
+        self.picker = widgets.Combobox(value=notebook, description="Notebook", placeholder="type a part of its path",
+                                       continuous_update=False)
+        self.run = widgets.Button(description="Run", button_style="primary", disabled=True,
+                                  tooltip="Run the notebook with these parameters")
         self.chart = Chart(kind="lines", label="Metric of the launch", x_title="step", height=220)
         self.metric = widgets.Dropdown(description="Metric")
-        self.run.layout.align_self = "flex-start"
+        self.run.layout.align_self, self.picker.layout.width, self.picker.layout.max_width = "flex-start", "34em", "99%"
         self.curve = widgets.VBox([self.metric, self.chart])
         self.curve.layout.display = "none"
         super().__init__("Launch", [self.picker, self.form, self.run, self._sweep_part(), self.list, self.curve])
         self.run.on_click(self.guarded(lambda _: self._run()))
         self.files = self.follow(lambda: find_notebooks(store.workspace), self._tell_files, every_s=10)
         self.opened = self.follow(self._ask_notebook, self._open, every_s=2)
-        self.listed = self.follow(self.book.rows, self._tell_rows)
         self.looked = self.follow(self._ask_details, self._tell_details)
+        self.listed = self.follow(self.book.rows, self._tell_rows)
         self.picker.observe(lambda _: self.opened.hurry(), "value")
         self.list.observe(lambda _: self.looked.hurry(), "chosen")
         self.metric.observe(lambda _: self.looked.hurry(), "value")

@@ -7,7 +7,6 @@ __all__ = ['sweep_of', 'runs_of', 'LaunchBook', 'LaunchList', 'output_of']
 
 # %% ../../nbs/9_interface/96_launches.ipynb #93910e8b
 import shlex
-from pathlib import Path
 
 # %% ../../nbs/9_interface/96_launches.ipynb #ca579251
 import anywidget
@@ -87,9 +86,9 @@ class LaunchBook:
         over = status not in (*LIVE, "unknown") and not any(each.status in LIVE for each in runs)
         done, total, progress = self._progress(launch, runs)
         return {"id": launch.id, "command": shlex.join(["mlops-nb", *launch.command]), "created_at": launch.created_at, "status": status,
-                "mark": mark, "kind": kind, "run": runs[0].id if runs and launch.command[0] != "sweep" else "", "done": done, "total": total,
-                "progress": progress, "said": _said(runs) if over else "", "cancels": launch.cancels, "over": over,
-                "alive": bool(launch.alive), "resume": self._resume(launch, status, runs) if over else []}
+                "mark": mark, "kind": kind, "done": done, "total": total, "progress": progress,
+                "said": _said(runs) if over else "", "cancels": launch.cancels, "over": over, "alive": bool(launch.alive),
+                "resume": self._resume(launch, status, runs) if over else []}
 
     def _progress(self, launch, runs):
         "Done, of how many, and that in words"
