@@ -282,7 +282,6 @@ function render({ model, el }) {
     where.textContent = total ? `${number(first + 1)}-${number(first + rows().length)} of ${number(total)}` : "0 of 0";
     turns.forEach((each, place) => {
       const off = place < 2 ? query().first <= 0 : query().first >= lastFirst();
-      if (off && document.activeElement === each) where.focus();
       each.setAttribute("aria-disabled", off ? "true" : "false");
     });
     const shown = problem.textContent;
