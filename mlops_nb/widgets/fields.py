@@ -11,6 +11,8 @@ import json
 from dataclasses import dataclass
 from datetime import date, datetime
 from enum import Enum
+from functools import reduce
+from operator import or_
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -48,7 +50,7 @@ def without_none(
     inner = get_args(annotation)
     if get_origin(annotation) not in (Union, UnionType) or NoneType not in inner: return annotation, False
     rest = tuple(each for each in inner if each is not NoneType)
-    return (rest[0] if len(rest) == 1 else Union[rest]), True
+    return reduce(or_, rest), True
 
 # %% ../../nbs/9_interface/96_fields.ipynb #af6cfaf8
 def kind_of(
