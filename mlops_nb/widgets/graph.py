@@ -61,7 +61,8 @@ def _edge(way, relations, places, boxes, counts):
     at_end = starts[start] >= ends[end]
     near, side = (boxes[end], -1) if at_end else (boxes[start], 1)
     return {"from": start, "to": end, "words": " and ".join(map(say_along, relations)), "dashed": not set(relations) & set(_PLAIN),
-            "way": _way(way, places, boxes), "x": round(near["x"] + side * (near["width"] / 2 + MEASURES.across / 2 - 6), 1), "y": near["y"]}
+            "way": _way(way, places, boxes),
+            "x": round(near["x"] + side * (near["width"] / 2 + MEASURES.across / 2 - 6), 1), "y": near["y"]}
 
 # %% ../../nbs/9_interface/96_graph.ipynb #d1ea84b4
 MOST, MOST_EDGES = 300, 1500
@@ -80,7 +81,8 @@ def drawing_of(
     sources = sources_of(graph)
     labels = {id: label_of(graph.node(id)) for id in sources}
     columns, ways = columns_of(sources)
-    places, width, height = places_of(untangle(columns, ways), lambda id: _width((shorten(labels[id][0], LONGEST), labels[id][1])), MEASURES)
+    def width_of(id): return _width((shorten(labels[id][0], LONGEST), labels[id][1]))
+    places, width, height = places_of(untangle(columns, ways), width_of, MEASURES)
     boxes = {id: _box(graph.node(id), places[id], number) for number, column in enumerate(columns) for id in column if isinstance(id, str)}
     relations = {}
     for each in graph.edges: relations.setdefault((each.end, each.start), []).append(each.relation)

@@ -11,7 +11,7 @@ from typing import Any
 
 # %% ../../nbs/9_interface/96_hardware_findings.ipynb #8c1358a4
 from ..reports.markup import Html, element, facts, join, table
-from ..reports.small_charts import bar, share_bar
+from ..reports.small_charts import bar
 from ..settings import Settings
 from ..store.record import RunRecord
 from ..store.system import summarize_hardware
@@ -32,7 +32,7 @@ def remedies_of(
     return sorted(rows, key=lambda row: -(row[2] or row[1] or 0))
 
 # %% ../../nbs/9_interface/96_hardware_findings.ipynb #33fe7ec5
-def _effect(predicted, measured):
+def _effect(measured):
     "What a remedy did, in words."
     if measured is None: return "not tried"
     if measured < WORTH: return "tried: gains less than 5 %" if measured >= 1 else "tried: slower"
@@ -44,12 +44,13 @@ def remedies_table(
     "What was tried, and what it gained"
     def times(value): return "" if value is None else f"{value:.2f} ×"
     most = max((measured or predicted or 1 for _, predicted, measured in remedies), default=1)
-    rows = [[name, times(predicted), times(measured), join(_effect(predicted, measured), " ", bar((measured or 0) / most) if measured else "")]
+    rows = [[name, times(predicted), times(measured), join(_effect(measured), " ", bar(measured / most) if measured else "")]
             for name, predicted, measured in remedies]
     return join(element("h4", "Remedies"), table(["Remedy", ">Predicted", ">Measured", "Effect"], rows, "Remedies")) if rows else Html()
 
 # %% ../../nbs/9_interface/96_hardware_findings.ipynb #90c1015a
-HOW_TO_DIAGNOSE = "No diagnosis is recorded. diagnose(model, data, loss, optimizer).log(run) finds what holds a training back, and proves what helps."
+HOW_TO_DIAGNOSE = ("No diagnosis is recorded. diagnose(model, data, loss, optimizer).log(run) finds what holds a training back, "
+                   "and proves what helps.")
 
 def _verdict(metrics) -> Iterator[Any]:
     "The verdict of a diagnosis, what it was reached from, and what to do."
@@ -70,7 +71,9 @@ def verdict_html(
     shares = {key.removeprefix("time/").removesuffix("_share"): value for key, value in metrics.items()
               if key.startswith("time/") and key.endswith("_share") and isinstance(value, (int, float)) and value >= 0.005}
     shares = dict(sorted(shares.items(), key=lambda each: -each[1]))
-    phases = join(element("p", "Where the time of the steps went:"), share_bar(shares, lambda value: f"{value:.0%}")) if shares else None
+    rows = [[name, join(f"{value:.0%} ", bar(value))] for name, value in shares.items()]
+    shown = table(["Phase", "Share of the time"], rows, "Where the time of the steps went")
+    phases = join(element("h4", "Phases"), shown) if rows else None
     return join(element("h4", "Verdict"), *_verdict(metrics), phases, remedies_table(remedies_of(metrics)))
 
 # %% ../../nbs/9_interface/96_hardware_findings.ipynb #a81a054e

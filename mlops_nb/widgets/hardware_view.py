@@ -6,15 +6,14 @@
 __all__ = ['NOTHING', 'MOST', 'hardware_html', 'Measured', 'measure', 'recent_runs', 'HardwarePanel']
 
 # %% ../../nbs/9_interface/97_hardware_view.ipynb #8a5ba62d
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 # %% ../../nbs/9_interface/97_hardware_view.ipynb #b5a6fe07
 import ipywidgets as widgets
 
 # %% ../../nbs/9_interface/97_hardware_view.ipynb #a66c98aa
-from ..reports.markup import Html, element, join, section
+from ..reports.markup import element, section
 from ..settings import NotFoundError
 from ..store.door import Store
 from ..store.journal import read_journal
@@ -44,7 +43,8 @@ def hardware_html(
         if run != "latest": raise
         return still(element("p", NOTHING))
     record, settings = material.root.record, store.workspace.settings
-    findings = section("findings", f"Findings of {record.name}", verdict_html(record.metrics or {}), cost_html(settings, record, material.root.samples))
+    findings = section("findings", f"Findings of {record.name}", verdict_html(record.metrics or {}),
+                       cost_html(settings, record, material.root.samples))
     return still(resources(material), findings)
 
 # %% ../../nbs/9_interface/97_hardware_view.ipynb #d7e02f1a
@@ -78,9 +78,10 @@ def measure(
     samples, rows = read_samples(folder / "system.jsonl"), [row for row in read_journal(folder / "journal.jsonl") if "_summary" not in row]
     began = samples[0].get("timestamp", record.started_at or 0.0) if samples else record.started_at or 0.0
     curves = (*hardware_curves(samples, (record.host_info or {}).get("cpu_count")), *phase_curves(rows, began))
-    findings = element("div", verdict_html(record.metrics or {}), cost_html(store.workspace.settings, record, samples), role="region", aria_label="Findings")
-    return Measured(record.id, stamp, f"{record.name} {record.id}: {record.status}, {say_duration(record.duration_s)}", record.status in LIVE,
-                    curves, tuple(phase_bands(rows, began)), str(findings))
+    findings = element("div", verdict_html(record.metrics or {}), cost_html(store.workspace.settings, record, samples),
+                       class_="mlops-record", role="region", aria_label="Findings")
+    headline = f"{record.name} {record.id}: {record.status}, {say_duration(record.duration_s)}"
+    return Measured(record.id, stamp, headline, record.status in LIVE, curves, tuple(phase_bands(rows, began)), str(findings))
 
 # %% ../../nbs/9_interface/97_hardware_view.ipynb #afedff5c
 MOST = 50 # runs in the menu
@@ -103,8 +104,8 @@ def _fill(chart, curves: Sequence[Curve], measured):
 def _chart(title, curves):
     "An empty chart."
     percent = curves[0].unit.startswith("%") and "one core" not in curves[0].unit
-    return Chart(kind="lines", label=f"{title} over time", height=190, x_kind="seconds", x_title="since the start", y_title=f"{title}, {curves[0].unit}",
-                 y_range=[0.0, 100.0] if percent else [])
+    return Chart(kind="lines", label=f"{title} over time", height=190, x_kind="seconds", x_title="since the start",
+                 y_title=f"{title}, {curves[0].unit}", y_range=[0.0, 100.0] if percent else [])
 
 # %% ../../nbs/9_interface/97_hardware_view.ipynb #7dc5749b
 class HardwarePanel(Panel):
@@ -114,13 +115,13 @@ class HardwarePanel(Panel):
         run: str = "latest",
     ):
         self.store, self.measured, self._charts, self._filling = store, None, {}, False
-        sized = {"layout": {"width": "420px", "max_width": "100%"}, "style": {"description_width": "initial"}}
+        sized = {"layout": {"width": "420px", "max_width": "calc(100% - 4px)"}, "style": {"description_width": "initial"}}
         menu = recent_runs(store, 5)
         known = run in dict(map(reversed, menu))
         self.run = widgets.Dropdown(options=menu if known else [*menu, (run, run)], value=run, description="Run", **sized)
         self.headline, self.findings = widgets.HTML(), widgets.HTML()
-        self.charts = widgets.Box(layout={"display": "grid", "grid_template_columns": "repeat(auto-fit, minmax(min(100%, 320px), 1fr))", "grid_gap": "4px 16px",
-                                          "width": "100%"})
+        grid = {"grid_template_columns": "repeat(auto-fit, minmax(min(100%, 320px), 1fr))", "grid_gap": "4px 16px"}
+        self.charts = widgets.Box(layout={"display": "grid", "width": "100%", **grid})
         super().__init__("Time and hardware", [self.run, self.headline, self.charts, self.findings])
         self.run.observe(self.guarded(self._choose), "value")
         self.menu = self.follow(lambda: recent_runs(store), self._offer, every_s=4)
@@ -148,7 +149,8 @@ class HardwarePanel(Panel):
         if measured is None:
             self.headline.value = str(element("p", NOTHING))
             return
-        said = element("p", element("b", measured.headline), "" if measured.curves else ": no samples of the machine were recorded", role="status")
+        lack = "" if measured.curves else ": no samples of the machine were recorded"
+        said = element("p", element("b", measured.headline), lack, role="status")
         self.headline.value, self.findings.value = str(said), measured.findings
         titles = list(dict.fromkeys(each.chart for each in measured.curves))
         for title in titles:

@@ -24,15 +24,16 @@ def suggest(
     name, _, version = text.partition(":")
     newest = sa.func.max(versions.id)
     names = sa.select(versions.name).where(versions.name.icontains(name, autoescape=True)).group_by(versions.name).order_by(newest.desc())
-    of_name = sa.select(aliases.alias).where(aliases.name == name, aliases.alias.startswith(version, autoescape=True)).order_by(aliases.alias)
+    begins = aliases.alias.startswith(version, autoescape=True)
+    of_name = sa.select(aliases.alias).where(aliases.name == name, begins).order_by(aliases.alias)
     numbers = sa.select(versions.version).where(versions.name == name).order_by(versions.version.desc())
     fits = runs.name.icontains(text, autoescape=True) | runs.id.startswith(text, autoescape=True)
     ids = sa.select(runs.id, runs.name).where(fits).order_by(runs.created_at.desc())
     with store.catalog.read() as connection:
         def ask(query): return connection.execute(query.limit(MOST))
-        if ":" in text: found = [*ask(of_name).scalars(), *(f"v{each}" for each in ask(numbers).scalars() if f"v{each}".startswith(version))]
-        else: return [*ask(names).scalars(), *(row.id for row in ask(ids))]
-    return [f"{name}:{each}" for each in found]
+        if ":" not in text: return [*ask(names).scalars(), *(row.id for row in ask(ids))]
+        found = [*ask(of_name).scalars(), *(f"v{each}" for each in ask(numbers).scalars())]
+    return [f"{name}:{each}" for each in found if each.startswith(version)]
 
 # %% ../../nbs/9_interface/96_lineage_starts.ipynb #fc439bdb
 def first_start(

@@ -16,7 +16,7 @@ import ipywidgets as widgets
 from ..lineage_table import say_affected
 from ..reports.lineage_chart import MOST as MOST_STILL
 from ..reports.lineage_chart import lineage_chart
-from ..reports.markup import Html, element, section, table
+from ..reports.markup import element, section, table
 from ..store.door import Store
 from ..store.lineage import DIRECTIONS, trace
 from ..store.lineage_graph import Lineage
@@ -46,7 +46,8 @@ def lineage_html(
     for id, ends in sources_of(graph).items():
         (name, word), from_ = label_of(graph.node(id)), ", ".join(label_of(graph.node(end))[0] for end in ends)
         rows.append([name, word, from_])
-    more = element("p", f"Only the nearest {MOST_STILL} are shown: mlops-nb lineage {start} shows more.", class_="note") if graph.truncated else None
+    said = f"Only the nearest {MOST_STILL} are shown: mlops-nb lineage {start} shows more."
+    more = element("p", said, class_="note") if graph.truncated else None
     return still(section("lineage", f"Lineage of {graph.node(graph.root).name}", lineage_chart(graph), more,
                          table(["Name", "What it is", "Came from"], rows, "What came from what")))
 
@@ -74,7 +75,7 @@ _DEPTHS = (("1 step", 1), ("2 steps", 2), ("3 steps", 3), ("5 steps", 5), ("10 s
 
 def _button(label, tooltip): return widgets.Button(description=label, tooltip=tooltip, disabled=True)
 
-def _sized(width): return {"layout": {"width": width, "max_width": "100%"}, "style": {"description_width": "initial"}}
+def _sized(width): return {"layout": {"width": width, "max_width": "calc(100% - 4px)"}, "style": {"description_width": "initial"}}
 
 # %% ../../nbs/9_interface/97_lineage_view.ipynb #38e9ce51
 class LineageParts(Panel):
@@ -88,7 +89,8 @@ class LineageParts(Panel):
         self.depth = widgets.Dropdown(options=_DEPTHS, value=question.depth or 0, description="As far as", **_sized("170px"))
         self.graph, self.sentence, self.record = Graph(), widgets.HTML(), widgets.HTML()
         self.up, self.down = _button("Walk up", "To what it came from"), _button("Walk down", "To what came from it")
-        self.affects, self.here = _button("What does it affect?", "Count and highlight all that came from it"), _button("Start here", "Show the lineage of this")
+        self.affects = _button("What does it affect?", "Count and highlight all that came from it")
+        self.here = _button("Start here", "Show the lineage of this")
         self.file = OpenFile(self._copy, label="Open the executed notebook")
         wrap = widgets.Layout(flex_flow="row wrap", display="flex", align_items="center")
         self.acts = widgets.Box([self.up, self.down, self.affects, self.here, self.file], layout=wrap)
@@ -118,7 +120,8 @@ class LineagePanel(LineageParts):
                           (self.here, self._start_here)): each.on_click(self.guarded(act))
         self.opened = self.follow(self._look, lambda said: setattr(self.record, "value", said), every_s=3)
         self.counted = self.follow(self._count, lambda said: setattr(self.sentence, "value", said), every_s=10)
-        self.names = self.follow(lambda: suggest(store, self.start.value), lambda found: setattr(self.start, "options", tuple(found)), every_s=10)
+        def offer(found): self.start.options = found
+        self.names = self.follow(lambda: tuple(suggest(store, self.start.value)), offer, every_s=10)
         self.seen = self.follow(lambda: (self.question, answer(store, self.question)), self._tell, every_s=2)
 
     def _typed(self, change):

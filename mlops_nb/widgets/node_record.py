@@ -63,9 +63,10 @@ def artifact_html(
 ) -> Html:
     "What is known of a version"
     count = len(artifact.files)
-    known = [("Type", artifact.type), ("Version", artifact.version), ("Aliases", ", ".join(artifact.aliases)), ("Size", say_bytes(artifact.size_bytes)),
-             ("Logged", moment(artifact.created_at)), ("Files removed", moment(artifact.removed_at)),
-             ("SHA-256", element("code", artifact.digest)), ("W&B digest", artifact.wandb_digest and element("code", artifact.wandb_digest)),
+    known = [("Type", artifact.type), ("Version", artifact.version), ("Aliases", ", ".join(artifact.aliases)),
+             ("Size", say_bytes(artifact.size_bytes)), ("Logged", moment(artifact.created_at)),
+             ("Files removed", moment(artifact.removed_at)), ("SHA-256", element("code", artifact.digest)),
+             ("W&B digest", artifact.wandb_digest and element("code", artifact.wandb_digest)),
              *((said, ", ".join([run for how, run in uses if how == said][:MOST])) for said in ("Made by", "Used by"))]
     rows = [[shorten(each.path, 120), say_bytes(each.size_bytes), element("code", each.digest[:12]), shorten(each.reference or "", 120)]
             for each in artifact.files[:MOST]]

@@ -20,7 +20,8 @@ _FRAME = """
 & h2 { font-size: 1.3rem; margin: 0 0 .6rem; line-height: 1.25; font-weight: 650; } & h3 { font-size: 1.08rem; margin: 1.2rem 0 .5rem; }
 & p, & ul, & dl, & figure, & .scroll { margin: 0 0 .8rem; padding: 0; } & .note, & figcaption { color: var(--muted); font-size: .875rem; }
 & a { color: var(--accent); } & table { table-layout: auto; margin: 0; } & tr, & td, & th { background: none !important; color: inherit; }
-& .lineage.wide { display: block; overflow-x: auto; } & dl.facts dt, & dl.facts dd { display: block; margin: 0; padding: 0; }
+& th:not(.number), & td:not(.number) { text-align: left; } & .lineage.wide { display: block; overflow-x: auto; }
+& dl.facts dt, & dl.facts dd { display: block; float: none; width: auto; margin: 0; padding: 0; }
 """
 
 # %% ../../nbs/9_interface/96_still.ipynb #51d648b3

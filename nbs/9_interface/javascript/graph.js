@@ -1,6 +1,6 @@
 // A layered graph: boxes at places that the kernel has computed, moved and enlarged here.
 const SVG = "http://www.w3.org/2000/svg";
-const LARGEST = 2.5, SMALLEST = 0.05, READABLE = 0.55;
+const LARGEST = 2.5, SMALLEST = 0.05, READABLE = 0.5;
 const STEP = 1.25;
 
 const MARKS = { run: "●", dataset: "▤", file: "▤", content: "▤", model: "◆", evaluation: "▲", explanation: "▲", release: "★" };
@@ -42,7 +42,7 @@ function render({ model, el }) {
   el.classList.add("mlops", "mlops-graph");
   el.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab's own keys, such as Enter, mean something else
   const name = `g${Math.random().toString(36).slice(2)}`; // of this view, for ids
-  let place = { x: 0, y: 0, scale: 1 }, nodes = new Map(), ways = connect([]), buttons = new Map(), lines = [], here = "", listed = false;
+  let place = { x: 0, y: 0, scale: 1 }, nodes = new Map(), ways = connect([]), buttons = new Map(), lines = [], here = "", listed = false, own = false; // own: somebody has moved the view
 
   const stage = html("div", { class: "stage" });
   const view = html("div", { class: "view", role: "group", "aria-describedby": `${name}-hint`, tabindex: "-1" }, stage);
@@ -67,6 +67,7 @@ function render({ model, el }) {
   };
 
   function zoom(factor, x = view.clientWidth / 2, y = view.clientHeight / 2) {
+    own = true;
     const scale = Math.min(LARGEST, Math.max(SMALLEST, place.scale * factor)), by = scale / place.scale;
     place = { x: x - (x - place.x) * by, y: y - (y - place.y) * by, scale };
     move();
@@ -81,6 +82,7 @@ function render({ model, el }) {
 
   // Everything where it can be read so, else the start in the middle at its own size.
   function settle() {
+    own = false;
     fit();
     const root = nodes.get(model.get("root"));
     if (place.scale >= READABLE || !root) return;
@@ -103,6 +105,7 @@ function render({ model, el }) {
     buttons.get(here)?.setAttribute("tabindex", "-1");
     target.setAttribute("tabindex", "0");
     here = id;
+    own = true;
     reveal(nodes.get(id));
     target.focus({ preventScroll: true });
     view.scrollTo(0, 0);
@@ -152,7 +155,7 @@ function render({ model, el }) {
     const x = event.clientX - drag.x, y = event.clientY - drag.y;
     if (!drag.far && Math.hypot(x, y) < 4) return;
     if (!drag.far) view.setPointerCapture(event.pointerId);
-    drag.far = true;
+    drag.far = own = true;
     view.classList.add("moving");
     place = { ...place, x: drag.from.x + x, y: drag.from.y + y };
     move();
@@ -256,7 +259,7 @@ function render({ model, el }) {
     note.hidden = !model.get("note");
     here = nodes.has(here) ? here : nodes.has(model.get("chosen")) ? model.get("chosen") : nodes.has(model.get("root")) ? model.get("root") : [...nodes.keys()][0] || "";
     buttons.get(here)?.setAttribute("tabindex", "0");
-    if (before !== shown || !shown) (shown = before, settle());
+    if (before !== shown) (shown = before, settle());
     if (focused && buttons.has(here)) buttons.get(here).focus({ preventScroll: true });
     mark();
   }
@@ -273,13 +276,12 @@ function render({ model, el }) {
   };
   model.on("change:chosen", reach_chosen);
   model.on("change:highlight", mark);
-  let wide = 0;
-  const watcher = new ResizeObserver(() => { // it has a size only once it is in the page
-    if (!wide && view.clientWidth) settle();
-    wide = view.clientWidth;
+  const watcher = new ResizeObserver(() => { // its size is known only once it is in the page, and changes with the panel beside it
+    if (!own && view.clientWidth) settle();
   });
-  watcher.observe(view);
   draw();
+  watcher.observe(view);
+  requestAnimationFrame(() => own || settle());
   return () => {
     watcher.disconnect();
     cancelAnimationFrame(waiting);
