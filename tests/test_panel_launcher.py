@@ -97,6 +97,9 @@ def test_a_run_begun_from_the_form_moves_and_finishes(page, lab, store):  # noqa
     expect(item).to_contain_text("✓ finished")
     expect(page.locator(".mlops-launches pre")).to_contain_text("Executed notebook:")
     wait_until(lambda: page.locator(".mlops-chart-widget").inner_html() != before)
+    if os.environ.get("SHOTS"):
+        page.locator(".mlops-launches").scroll_into_view_if_needed()
+        page.screenshot(path=f"{os.environ['SHOTS']}/launcher-run.png")
     (record,) = store.runs.list()
     assert record.status == "finished" and record.parameters["widths"] == [64, 8] and record.parameters["seed"] == 7
 

@@ -159,7 +159,7 @@ class LauncherPanel(Panel):
         self.curve.layout.display = "flex" if names else "none"
 
     def _run(self):
-        if self.form.check(): self._begin(self.run, self.form.words(), self.form.secrets())
+        if self.form.check(): self._begin(self.run, [*self.form.words(), "--log-output"], self.form.secrets())
 
     def _sweep(self):
         words = ["sweep", self.sweep_file.value]
