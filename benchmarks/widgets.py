@@ -69,7 +69,7 @@ def open_lab(
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         Path(folder, "settings.ini").write_text("[workspace]\nproject = widgets\n[wandb]\nmode = disabled\n")
         Path(folder, ".mlops").mkdir()
-        big_catalog.fill(open_workspace(folder).settings.workspace.catalog, pipelines=PIPELINES[runs])
+        big_catalog.fill(open_workspace(folder).catalog_url, pipelines=PIPELINES[runs])
         with start_lab(folder, preload=PRELOAD) as lab, sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM.find(), args=ARGUMENTS)
             page = browser.new_page(viewport={"width": 1280, "height": 900})

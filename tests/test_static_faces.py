@@ -22,7 +22,7 @@ def workspace(tmp_path_factory):
     (folder / "settings.ini").write_text("[workspace]\nproject = digits\n[wandb]\nmode = disabled\n")
     found = open_workspace(folder)
     (folder / ".mlops").mkdir()
-    assert big_catalog.fill(found.settings.workspace.catalog, pipelines=200).counts["runs"] > 9_000
+    assert big_catalog.fill(found.catalog_url, pipelines=200).counts["runs"] > 9_000
     return found
 
 

@@ -32,7 +32,7 @@ def time_table(
     headers = ["Run", "Status", ">Took", ">CPU, mean and peak", ">Memory, mean and peak", ">Read", ">Written"]
     return table(headers, [row(each) for each in members], "What each run took")
 
-def _both(use, name, say): return f"{say(use[f'{name}_mean'])}, {say(use[f'{name}_peak'])}" if f"{name}_mean" in use else ""
+def _both(use, name, say): return ", ".join(say(use[f"{name}_{each}"]) for each in ("mean", "peak") if f"{name}_{each}" in use)
 
 # %% ../../nbs/9_interface/95_resources.ipynb #58d69775
 def cells_table(
