@@ -133,7 +133,8 @@ def run_cells(client, notebook, setup):
 
 
 def is_idle(message, asked):
-    return message["msg_type"] == "status" and (message["content"]["execution_state"], message["parent_header"].get("msg_id")) == ("idle", asked)
+    found = message["msg_type"], message["content"].get("execution_state"), message["parent_header"].get("msg_id")
+    return found == ("status", "idle", asked)
 
 
 def processes_that_show(text):

@@ -130,7 +130,9 @@ def _explanations_of(store, model, users):
     "All explanations of the newest artifact that has any"
     for artifact in _made(store, users, "explanation"):
         names = [each.path for each in artifact.files if each.path.rpartition("/")[2] == "explanation.json"]
-        if names and _is_about(artifact, model): return tuple(_read_explanation(artifact, each) for each in sorted(names))
+        if not names or not _is_about(artifact, model): continue
+        found = tuple(_read_explanation(artifact, each) for each in sorted(names))
+        if kept := tuple(each for each in found if {"message", "checks"} <= set(each.content)): return kept # others are of another form
     return ()
 
 # %% ../../nbs/4_evaluation/49_card_evidence.ipynb #9ac6ea35

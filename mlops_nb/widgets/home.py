@@ -25,12 +25,12 @@ def home_notebook(
     project: str, # name of the project, the title
 ) -> nbformat.NotebookNode:
     "A Home notebook with all panels that are registered for it"
-    title = new_markdown_cell(f"# {project}\nEach cell is a panel, and live while JupyterLab runs. Cells with the tag `{TAG}` are run when it starts.",
-                              id="title")
+    about = f"# {project}\nEach cell is a panel, and live while JupyterLab runs. Cells with the tag `{TAG}` are run when it starts."
+    title = new_markdown_cell(about, id="title")
     names = [each.name for each in known_views() if each.place]
     imports = "from mlops_nb.widgets.views import show\n\n"
-    cells = [new_code_cell(f"{imports if at == 0 else ''}show({name!r})", metadata={"tags": [TAG], "jupyter": {"source_hidden": True}}, id=name)
-             for at, name in enumerate(names)]
+    metadata = {"tags": [TAG], "jupyter": {"source_hidden": True}}
+    cells = [new_code_cell(imports * (at == 0) + f"show({name!r})", metadata=dict(metadata), id=name) for at, name in enumerate(names)]
     spec = {"name": KERNEL, "display_name": "Python 3 (mlops_nb, warm)", "language": "python"}
     return new_notebook(cells=[title, *cells], metadata={"kernelspec": spec, "language_info": {"name": "python"}})
 

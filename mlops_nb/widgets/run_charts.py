@@ -126,7 +126,8 @@ class RunCharts(widgets.VBox):
 
     def _curves(self):
         self.curves.look(self.run_ids[:MOST_CURVES])
-        names = sorted(self.curves.names, key=lambda name: max(len(self.curves.curve(id, name).x) < 2 for id in self.curves.records))
+        def drawn(name): return sum(len(self.curves.curve(id, name).x) > 1 for id in self.curves.records)
+        names = sorted(self.curves.names, key=drawn, reverse=True) # those that most runs have a curve of come first
         metric, records = self._chosen(names), self.curves.records
         live = any(each.status in LIVE for each in records.values())
         if metric is None: return {"note": "Nothing has been logged yet." if live else "No metric was logged."}
