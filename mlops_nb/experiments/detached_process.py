@@ -29,7 +29,8 @@ def main(
     write_whole(folder / "process.json", json.dumps(vars(process_identity())))
     os.write(descriptor, b"there")
     os.close(descriptor)
-    status = call(**json.loads((folder / "request.json").read_text(encoding="utf-8")))
+    try: status = call(**json.loads((folder / "request.json").read_text(encoding="utf-8")))
+    except KeyboardInterrupt: status = 130 # before the program could see to it
     write_whole(folder / "ended.json", json.dumps({"exit_status": status, "ended_at": time.time()}))
     os._exit(status)
 
@@ -44,7 +45,7 @@ def call(
     sys.argv = ["mlops-nb", *command]
     module, _, name = program.partition(":")
     try: return getattr(import_module(module), name)()
-    except KeyboardInterrupt: return 130 # before the program could see to it
+    except KeyboardInterrupt: raise
     except BaseException:
         sys.excepthook(*sys.exc_info())
         return 1

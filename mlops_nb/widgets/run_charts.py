@@ -14,6 +14,7 @@ import ipywidgets as widgets
 
 # %% ../../nbs/9_interface/97_run_charts.ipynb #d79cbb46
 from ..reports.markup import element
+from ..run_tables import leading_metrics
 from ..settings import SweepError
 from ..store.door import Store
 from ..store.record import LIVE
@@ -64,6 +65,7 @@ class RunCharts(widgets.VBox):
     ):
         self.store, self.curves, self.run_ids, self.filter, self._first_metric = store, RunCurves(store.runs), [], "", metric
         self._known, self._pulse, self._asked = None, None, 0 # runs, metric and shares of an importance; changes of menus
+        self._picked, self._telling = "", False # the metric that somebody has picked; whether an answer changes the menus
         self.kind, self.metric = _menu("Show", KINDS, kind), _menu("Metric")
         self.x = _menu("Over", (("steps", "step"), ("time", "seconds")), "step")
         self.across, self.colour = _menu("Against"), _menu("Colour")
@@ -91,7 +93,9 @@ class RunCharts(widgets.VBox):
 
     def tell(self, answer: dict[str, Any]) -> None:
         "Show an answer"
+        self._telling = True
         for name, (names, value, *none) in answer.get("menus", {}).items(): fill_menu(getattr(self, name), names, value, *none)
+        self._telling = False
         with self.chart.hold_sync():
             for name, value in answer.get("chart", {}).items(): setattr(self.chart, name, value)
         self.bars.value = answer.get("bars", "")
@@ -105,6 +109,7 @@ class RunCharts(widgets.VBox):
 
     def _changed(self, change):
         self._asked += 1
+        if change["owner"] is self.metric and not self._telling: self._picked = change["new"]
         if change["owner"] is self.kind: self._arrange()
         if self.kind.value == "importance": self.note.value, self.chart.layout.display = "<p>Working it out …</p>", "none"
         self.feed.hurry()
@@ -120,14 +125,15 @@ class RunCharts(widgets.VBox):
         return Feed(ask, tell, complain, looks=lambda: self._pulse.seen).start()
 
     def _chosen(self, names):
-        "The metric that is shown."
+        "The metric that is shown: what somebody has picked, where these runs have it."
         first = [each for each in names if self._first_metric and each.removeprefix("metrics.") == self._first_metric]
-        return self.metric.value if self.metric.value in names else next(iter([*first, *names]), None)
+        return self._picked if self._picked in names else next(iter([*first, *names]), None)
 
     def _curves(self):
         self.curves.look(self.run_ids[:MOST_CURVES])
-        def drawn(name): return sum(len(self.curves.curve(id, name).x) > 1 for id in self.curves.records)
-        names = sorted(self.curves.names, key=drawn, reverse=True) # those that most runs have a curve of come first
+        def curves(name): return sum(len(self.curves.curve(id, name).x) > 1 for id in self.curves.records)
+        def telling(name): return bool(leading_metrics({name: 0.0})), curves(name), "loss" in name # counters come last
+        names = sorted(self.curves.names, key=telling, reverse=True)
         metric, records = self._chosen(names), self.curves.records
         live = any(each.status in LIVE for each in records.values())
         if metric is None: return {"note": "Nothing has been logged yet." if live else "No metric was logged."}
