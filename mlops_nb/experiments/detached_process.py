@@ -26,11 +26,13 @@ def main(
     os.setsid()
     usual_signals()
     if sys.platform == "linux": name_process(DETACHED_NAME)
-    write_whole(folder / "process.json", json.dumps(vars(process_identity())))
-    os.write(descriptor, b"there")
-    os.close(descriptor)
-    try: status = call(**json.loads((folder / "request.json").read_text(encoding="utf-8")))
-    except KeyboardInterrupt: status = 130 # before the program could see to it
+    status = 130 # where it is cancelled before the program can see to it
+    try:
+        write_whole(folder / "process.json", json.dumps(vars(process_identity())))
+        os.write(descriptor, b"there")
+        os.close(descriptor)
+        status = call(**json.loads((folder / "request.json").read_text(encoding="utf-8")))
+    except KeyboardInterrupt: pass
     write_whole(folder / "ended.json", json.dumps({"exit_status": status, "ended_at": time.time()}))
     os._exit(status)
 
