@@ -109,10 +109,10 @@ def doctor(ctx, deep, fix, as_json):
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[JUPYTERLAB'S ARGUMENTS]")
 def lab(arguments):
-    """Open JupyterLab in the workspace, at its Home notebook of live panels.
+    """Open JupyterLab in the workspace.
 
-    It listens on this computer only, and asks for a token. What is given further goes to JupyterLab, such as --no-browser
-    or --port=8899.
+    It shows the Home notebook, whose panels are live. It listens on this computer only, and asks for a token. What is given
+    further goes to JupyterLab, such as --no-browser or --port=8899.
     """
     root = open_workspace().root
     options = ["--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={root}", "--LabApp.default_url=/lab/tree/Home.ipynb",

@@ -4,7 +4,9 @@ import json
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from lab_browser import ARGUMENTS, PATIENCE_MS, Lab, open_notebook, run_cell, start_lab  # noqa: F401
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @pytest.fixture(scope="module")

@@ -544,7 +544,7 @@ def test_lab_listens_on_this_computer_only_and_asks_for_a_token(workspace):
     process = subprocess.Popen(command, cwd=workspace, env=environ(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         for line in process.stderr:
-            if found := re.search(rf"http://(?:127.0.0.1|localhost):{port}/lab\?token=(\w+)", line):
+            if found := re.search(rf"http://(?:127.0.0.1|localhost):{port}/lab/tree/Home.ipynb\?token=(\w+)", line):
                 break
         assert len(found[1]) >= 32
         url = f"http://127.0.0.1:{port}/api/contents"

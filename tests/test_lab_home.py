@@ -51,14 +51,14 @@ def test_panels_are_live_at_once_and_after_a_restart(page, root):
         open_home(page, lab, begin)
         check_axe(page)
         assert [each["path"] for each in lab.call("api/sessions")] == ["Home.ipynb"]
-    home = home_of(root)
+    home = wait_until(lambda: home_of(root))
     home.cells.append(nbformat.v4.new_markdown_cell("what I think of it"))
     nbformat.write(home, root / "Home.ipynb")
     begin = time.time()
     with start_lab(root, home=True) as lab:
         open_home(page, lab, begin)
         expect(page.get_by_text("what I think of it").first).to_be_attached()
-        assert "widgets" not in home_of(root).metadata
+        assert "widgets" not in wait_until(lambda: home_of(root)).metadata
 
 
 def test_a_home_that_cannot_be_run_keeps_nobody_out(page, tmp_path):

@@ -40,7 +40,6 @@ print("trained with", optimizer, widths, seed)
 """
 
 
-expect.set_options(timeout=60_000)
 
 
 @pytest.fixture

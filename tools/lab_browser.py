@@ -67,7 +67,10 @@ def start_lab(root, *options, preload="sqlalchemy,anywidget", home=False):
             yield Lab(wait_for_address(process, f"{sockets}/runtime", f"{sockets}/log"), Path(root), process)
         finally:
             process.terminate()
-            process.wait(30)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
             subprocess.run([PROGRAM, "kernels", "stop"], env=environ, cwd=root, stdout=subprocess.DEVNULL, check=True)
 
 

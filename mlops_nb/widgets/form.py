@@ -54,8 +54,8 @@ class Form(anywidget.AnyWidget):
     label = traitlets.Unicode().tag(sync=True) # above the fields
     note = traitlets.Unicode().tag(sync=True) # below that
     fields = traitlets.List(traitlets.Dict()).tag(sync=True) # as in `mlops_nb.widgets.fields`
-    texts = traitlets.Dict().tag(sync=True) # name -> what its field holds
-    nones = traitlets.Dict().tag(sync=True) # name -> whether the box for None is ticked
+    texts = traitlets.Dict().tag(sync=True, echo_update=False) # name -> what its field holds
+    nones = traitlets.Dict().tag(sync=True, echo_update=False) # name -> whether the box for None is ticked
     problems = traitlets.Dict().tag(sync=True) # name -> what is wrong
     command = traitlets.Unicode().tag(sync=True) # the same on a command line
 

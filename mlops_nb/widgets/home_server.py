@@ -14,7 +14,7 @@ import nbformat
 from nbformat.v4 import output_from_msg
 
 # %% ../../nbs/9_interface/97_home_server.ipynb #4e460330
-from ..settings import MlopsError, open_workspace
+from ..settings import open_workspace
 from .home import HOME, KERNEL, TAG, write_home
 
 # %% ../../nbs/9_interface/97_home_server.ipynb #448b8030
@@ -39,7 +39,7 @@ async def run_cell(
 
 # %% ../../nbs/9_interface/97_home_server.ipynb #387e6026
 logger = logging.getLogger("mlops_nb")
-START_S, PANELS_S = 240, 60 # for the kernel, which may wait for its early imports, and for all panels together
+START_S, PANELS_S = 240, 120 # for the kernel, which may wait for its early imports, and for all panels together
 
 # %% ../../nbs/9_interface/97_home_server.ipynb #0650e35d
 async def run_home(
@@ -77,6 +77,7 @@ def _load_jupyter_server_extension(server):
 
 async def _start_jupyter_server_extension(server):
     try: await run_home(server)
-    except (MlopsError, OSError, RuntimeError, ValueError) as error:
-        logger.warning("the Home notebook is not run: %s", error)
-    if _wanted.pop(id(server), False): server.launch_browser()
+    except Exception as error: # whatever it is, JupyterLab can do without it
+        logger.warning("the Home notebook is not run: %s: %s", type(error).__name__, error)
+    finally:
+        if _wanted.pop(id(server), False): server.launch_browser()

@@ -159,6 +159,7 @@ class LauncherPanel(Panel):
         self.curve.layout.display = "flex" if names else "none"
 
     def _run(self):
+        if self.form.notebook != self.picker.value: raise ParameterError("the form is not yet the one of the picked notebook; look again")
         if self.form.check(): self._begin(self.run, [*self.form.words(), "--log-output"], self.form.secrets())
 
     def _sweep(self):

@@ -31,7 +31,8 @@ def copy_executed(
         raise StoreError(f"run {record.id} has no executed notebook: it ran a script, or its files were removed")
     plain = "".join(each if each.isalnum() or each in "-_." else "-" for each in record.name)[:60]
     target = store.workspace.root / "executed" / f"{plain}-{record.id}.ipynb"
-    write_whole(target, there.read_text(encoding="utf-8"))
+    is_older = target.exists() and target.stat().st_mtime < there.stat().st_mtime
+    if is_older or not target.exists(): write_whole(target, there.read_text(encoding="utf-8")) # what a person has made of it stays
     return target
 
 # %% ../../nbs/9_interface/96_open_file.ipynb #209f522e

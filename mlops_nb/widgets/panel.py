@@ -6,6 +6,7 @@
 __all__ = ['PanelPulse', 'Panel']
 
 # %% ../../nbs/9_interface/96_panel.ipynb #42fe0eae
+import threading
 from collections.abc import Callable, Sequence
 from functools import wraps
 from html import escape
@@ -32,7 +33,7 @@ class Panel(widgets.VBox):
         children: Sequence[widgets.Widget] = (), # the content
         level: int = 2, # of the heading
     ):
-        self.title, self.pulse, self.feeds = title, PanelPulse(), []
+        self.title, self.pulse, self.feeds, self._complaining = title, PanelPulse(), [], threading.Lock()
         self.heading = widgets.HTML(f"<h{level}>{escape(title)}</h{level}>")
         self.problems, self._problem_texts = widgets.HTML(), {}
         self.content = widgets.VBox(list(children))
@@ -44,9 +45,10 @@ class Panel(widgets.VBox):
         source: str = "", # who complains; each has one place
     ) -> None:
         "Say what is wrong, above the content"
-        self._problem_texts = {key: said for key, said in {**self._problem_texts, source: text}.items() if said}
-        said = "".join(f'<div class="problem">{escape(each)}</div>' for each in self._problem_texts.values())
-        self.problems.value = said and f'<div role="alert">{said}</div>'
+        with self._complaining:
+            self._problem_texts = {key: said for key, said in {**self._problem_texts, source: text}.items() if said}
+            said = "".join(f'<div class="problem">{escape(each)}</div>' for each in self._problem_texts.values())
+            self.problems.value = said and f'<div role="alert">{said}</div>'
 
     def follow(self,
         ask: Callable[[], Any], # the question; called in a thread

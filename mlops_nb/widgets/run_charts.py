@@ -40,7 +40,7 @@ def _menu(description, options=(), value=None, tooltip=""):
 def fill_menu(
     menu: widgets.Dropdown,
     names: Sequence[str], # such as params.lr
-    value: str | None, # where nothing was chosen, or what was chosen is gone
+    value: str | None, # the choice; where it is none of these names, what was chosen before
     none: str = "", # a first choice that means no name
 ) -> None:
     "Bring the choices of a menu up to date"
@@ -48,7 +48,7 @@ def fill_menu(
     options = ([(none, "")] if none else []) + [(short(name), name) for name in names]
     known, before = [each for _, each in options], menu.value
     if tuple(options) != menu.options: menu.options = options
-    wanted = before if before in known else value
+    wanted = value if value in known else before if before in known else (known or [None])[0]
     if menu.value != wanted: menu.value = wanted
 
 # %% ../../nbs/9_interface/97_run_charts.ipynb #d37d0155
@@ -155,7 +155,8 @@ class RunCharts(widgets.VBox):
         if metric is None: return {"note": "These runs have no metric that is a number."}
         others = [*parameters, *(each for each in metrics if each != metric)]
         if across not in others: across = next(iter(others), metric)
-        menus = {"metric": (metrics, metric), "across": (others or [metric], across), "colour": ([*parameters, *metrics], "", "none")}
+        colour = [*parameters, *metrics], self.colour.value or "", "none"
+        menus = {"metric": (metrics, metric), "across": (others or [metric], across), "colour": colour}
         return {"menus": menus, "chart": points_chart(runs, across, metric, self.colour.value or ""), "note": self._left_out()}
 
     def _parallel(self):

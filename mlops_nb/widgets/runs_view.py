@@ -6,6 +6,7 @@
 __all__ = ['STILL_ROWS', 'ACTIONS', 'HINT', 'runs_html', 'tag_runs', 'RunsPanel']
 
 # %% ../../nbs/9_interface/97_runs_view.ipynb #98530de3
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -98,8 +99,10 @@ class RunsPanel(Panel):
 
     def _act(self, name, ids, text=""):
         changes = {"tag": {"add": (text,)}, "untag": {"remove": (text,)}, "pin": {"add": (PINNED,)}, "unpin": {"remove": (PINNED,)}}
-        tag_runs(self.store, ids, **changes[name])
-        self.table.refresh()
+        def change():
+            tag_runs(self.store, ids, **changes[name])
+            self.table.refresh()
+        threading.Thread(target=self.guarded(change), name="mlops-tags", daemon=True).start() # somebody else may be writing
 
     def _chosen(self, change):
         self.charts.layout.display = None if change["new"] else "none"

@@ -115,7 +115,7 @@ function render({ model, el }) {
   el.replaceChildren(asked, problem, done, hint, scroll, pages);
 
   function drawControls() {
-    filter.value = query().filter;
+    if (filter !== filter.getRootNode().activeElement) filter.value = query().filter;
     const groups = model.get("groups");
     grouping.hidden = !groups.length;
     group.replaceChildren(make("option", { value: "", text: "nothing" }), ...groups.map(([name, title]) => make("option", { value: name,
