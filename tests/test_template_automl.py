@@ -20,7 +20,6 @@ from mlops_nb.settings import ParameterError, SweepError, open_workspace
 from mlops_nb.store.door import open_store
 
 TEMPLATE = Path(__file__).parents[1] / "nbs" / "templates" / "automl"
-TELCO = Path("/work/shared/data/telco_churn.csv")
 QUICK = ("-p", "search.minutes", 5, "-p", "search.most", 2, "-p", "search.folds", 2)
 
 
@@ -164,12 +163,12 @@ def test_a_candidate_that_always_fails_is_said_to(trees):
 
 
 @pytest.mark.soak
-@pytest.mark.skipif(not TELCO.exists(), reason=f"{TELCO} is not here")
-def test_telco_is_predicted_as_well_as_by_hand(tmp_path):
+@pytest.mark.public_table("telco_churn.csv")
+def test_telco_is_predicted_as_well_as_by_hand(tmp_path, public_tables):
     "Five minutes of search, compared with the network of the template `tabular` on the same test rows"
-    found = {}
+    found, data = {}, public_tables / "telco_churn.csv"
     for template, makes, options in (("tabular", "train", ()), ("automl", "search", ("-p", "minutes", "5"))):
-        call(tmp_path, "init", template, "--template", template, "--data", TELCO, "--target", "Churn", "--key", "customerID")
+        call(tmp_path, "init", template, "--template", template, "--data", data, "--target", "Churn", "--key", "customerID")
         began = time.time()
         for notebook in ("prepare", makes, "evaluate"):
             words = ["run", f"notebooks/{notebook}.ipynb", *(options if notebook == makes else ())]
