@@ -5,6 +5,7 @@ import nbformat
 import pytest
 from lab_browser import TOKEN, start_lab
 from lab_pages import check_axe
+from mlops_nb.widgets.home import home_notebook
 from mlops_nb.widgets.views import known_views
 from playwright.sync_api import expect
 from waiting import wait_until
@@ -59,6 +60,31 @@ def test_panels_are_live_at_once_and_after_a_restart(page, root):
         open_home(page, lab, begin)
         expect(page.get_by_text("what I think of it").first).to_be_attached()
         assert "widgets" not in wait_until(lambda: home_of(root)).metadata
+
+
+def test_code_that_came_with_a_workspace_is_not_run_by_itself(tmp_path):
+    (tmp_path / "settings.ini").write_text("[workspace]\nproject = digits\n[wandb]\nmode = disabled\n")
+    home, tagged = home_notebook("digits"), {"tags": ["view"]}
+    home.cells.insert(1, nbformat.v4.new_code_cell("open('ran', 'w').close()\nshow('runs')", metadata=dict(tagged), id="foreign"))
+    nbformat.write(home, tmp_path / "Home.ipynb")
+    with start_lab(tmp_path, home=True):
+        wait_until(lambda: (home := home_of(tmp_path)) and home.cells[-1].get("outputs"), timeout_s=120)
+    assert not home_of(tmp_path).cells[1].outputs
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_was_saved_while_the_panels_began_stays(tmp_path):
+    (tmp_path / "settings.ini").write_text("[workspace]\nproject = digits\n[wandb]\nmode = disabled\n")
+    slow = nbformat.v4.new_code_cell("show('curves')", metadata={"tags": ["view"]}, id="slow")
+    home = home_notebook("digits")
+    home.cells.append(slow)
+    nbformat.write(home, tmp_path / "Home.ipynb")
+    with start_lab(tmp_path, home=True) as lab:  # it listens; the kernel of Home begins
+        wait_until(lambda: lab.call("api/sessions"))
+        home.cells[0].source = "# what I think of it"
+        nbformat.write(home, tmp_path / "Home.ipynb")
+        wait_until(lambda: (home := home_of(tmp_path)) and home.cells[-1].get("outputs"), timeout_s=120)
+    assert home_of(tmp_path).cells[0].source == "# what I think of it"
 
 
 def test_a_home_that_cannot_be_run_keeps_nobody_out(page, tmp_path):

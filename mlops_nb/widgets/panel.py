@@ -76,6 +76,12 @@ class Panel(widgets.VBox):
         return guarded
 
     def close(self) -> None:
-        "End the questions and the widgets"
+        "End the questions and all widgets of the panel"
         for each in self.feeds: each.close()
-        super().close()
+        below = [self]
+        while below:
+            each = below.pop()
+            below += getattr(each, "children", ())
+            for own in (getattr(each, "layout", None), getattr(each, "style", None)):
+                if hasattr(own, "close"): own.close()
+            super().close() if each is self else each.close()

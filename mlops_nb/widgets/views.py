@@ -13,6 +13,9 @@ from functools import cache
 from html import escape
 from importlib import import_module
 
+# %% ../../nbs/9_interface/96_views.ipynb #51a00014
+from IPython import get_ipython
+
 # %% ../../nbs/9_interface/96_views.ipynb #ebc28502
 from ..settings import MlopsError, NotFoundError, open_workspace
 from ..store.door import Store, open_store
@@ -62,7 +65,6 @@ def find_view(
 # %% ../../nbs/9_interface/96_views.ipynb #58821e6c
 def somebody_is_there() -> bool:
     "Whether the running cell was sent by a client in which a person sits"
-    from IPython import get_ipython
     return bool(getattr(getattr(get_ipython(), "kernel", None), "_allow_stdin", False))
 
 # %% ../../nbs/9_interface/96_views.ipynb #0aeb3dbf
@@ -75,6 +77,21 @@ def _say_failure(view, error):
     return f"<p><strong>{escape(view.title)} cannot be shown.</strong> {escape(name + str(error))}</p>"
 
 # %% ../../nbs/9_interface/96_views.ipynb #f59165b2
+_panels: dict[str, list] = {} # id of a cell -> what it shows
+
+def _close_panels(info):
+    "Close what a cell has shown before; called by IPython when it begins to run it."
+    for each in _panels.pop(info.cell_id, ()): each.close()
+
+def _keep(panel):
+    "Remember a live view until its cell runs again."
+    shell = get_ipython()
+    cell_id = shell.get_parent().get("metadata", {}).get("cellId")
+    if cell_id is None: return # a client without cells
+    if _close_panels not in shell.events.callbacks["pre_run_cell"]: shell.events.register("pre_run_cell", _close_panels)
+    _panels.setdefault(cell_id, []).append(panel)
+
+# %% ../../nbs/9_interface/96_views.ipynb #a522760f
 class Shown:
     "A view in a cell"
     def __init__(self, view: View, store: Store, options: dict):
@@ -83,9 +100,14 @@ class Shown:
     def _repr_mimebundle_(self, **_):
         try:
             html = self.view.static(self.store, **self.options)
-            live = self.view.live(self.store, **self.options)._repr_mimebundle_() if somebody_is_there() else {}
+            live = self._live() if somebody_is_there() else {}
         except Exception as error: html, live = _say_failure(self.view, error), {} # whatever it is, the next cell can do without it
         return live | {"text/plain": self.view.title, "text/html": html}
+
+    def _live(self):
+        panel = self.view.live(self.store, **self.options)
+        _keep(panel)
+        return panel._repr_mimebundle_()
 
 # %% ../../nbs/9_interface/96_views.ipynb #f4e07d8b
 def show(
