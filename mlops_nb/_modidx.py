@@ -3928,6 +3928,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'mlops_nb/experiments/warm_kernel.py')},
             'mlops_nb.experiments.warm_start': { 'mlops_nb.experiments.warm_start._asked_at': ( '5_experiments/warm_start.html#_asked_at',
                                                                                                 'mlops_nb/experiments/warm_start.py'),
+                                                 'mlops_nb.experiments.warm_start._begins': ( '5_experiments/warm_start.html#_begins',
+                                                                                              'mlops_nb/experiments/warm_start.py'),
                                                  'mlops_nb.experiments.warm_start._connect': ( '5_experiments/warm_start.html#_connect',
                                                                                                'mlops_nb/experiments/warm_start.py'),
                                                  'mlops_nb.experiments.warm_start._connects': ( '5_experiments/warm_start.html#_connects',

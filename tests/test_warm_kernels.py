@@ -1,5 +1,6 @@
 """Warm kernels: forked from a process that has imported the libraries, and no notebook can tell."""
 import ast
+import fcntl
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -316,6 +318,26 @@ def test_what_a_killed_server_left_is_swept(sockets):
             left.bind(str(old / "server"))
         warm_start.sweep(warm_start.socket_folder(), older_than_s=0)
         assert not old.exists() and kernel.say("1") == 1
+
+
+def test_of_too_many_servers_one_that_begins_stays(tmp_path):
+    with ExitStack() as stack:
+        servers = {}
+        for at in range(warm_start.MOST_SERVERS + 2):  # the first ones were asked longest ago
+            folder, process = tmp_path / str(at), subprocess.Popen(["sleep", "300"])
+            stack.callback(process.kill)
+            folder.mkdir()
+            lock = stack.enter_context(open(folder / "lock", "w"))
+            lock.write(str(process.pid))
+            lock.flush()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.utime(folder / "lock", (at, at))
+            servers[at] = process
+            if at == 0: fcntl.flock(stack.enter_context(open(folder / "start", "w")), fcntl.LOCK_EX)  # somebody waits for it
+            if at != 1: (folder / "server").touch()  # 1 is started for later
+        warm_start.sweep(str(tmp_path), older_than_s=1e9)
+        assert [servers[at].wait(20) for at in (2, 3, 4)] == [-signal.SIGTERM] * 3
+        assert [at for at, each in servers.items() if each.poll() is None] == [0, 1, 5, 6, 7]
 
 
 LIBRARIES = "torch wandb numpy pandas sklearn matplotlib captum"

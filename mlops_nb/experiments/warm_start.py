@@ -92,8 +92,13 @@ def sweep(
             if time.time() - os.stat(path).st_mtime > older_than_s and not _is_alive(path): shutil.rmtree(path)
     locks = sorted((os.path.join(folder, name, "lock") for name in os.listdir(folder)), key=_asked_at)
     running = [each for each in locks if os.path.exists(each) and is_locked(each)]
-    for each in running[:max(0, len(running) + 1 - MOST_SERVERS)]:
+    settled = [each for each in running if not _begins(os.path.dirname(each))]
+    for each in settled[:max(0, len(running) + 1 - MOST_SERVERS)]:
         with suppress(OSError, ValueError), open(each) as lock: os.kill(int(lock.read()), signal.SIGTERM)
+
+def _begins(path):
+    "Whether a server is still at its early imports; it listens after them."
+    return is_locked(os.path.join(path, "start")) or not os.path.exists(os.path.join(path, "server"))
 
 def _asked_at(lock):
     with suppress(OSError): return os.stat(lock).st_mtime

@@ -29,7 +29,7 @@ async def run_cell(
     cell: nbformat.NotebookNode, # gets the outputs
 ) -> bool: # whether it ended well
     "Run a cell, and keep what it shows"
-    content = {"code": cell.source, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": True, "stop_on_error": True}
+    content = {"code": cell.source, "silent": False, "store_history": True, "user_expressions": {}, "allow_stdin": True}
     request = client.session.msg("execute_request", content, metadata={"cellId": cell.get("id")})
     client.shell_channel.send(request)
     asked = request["header"]["msg_id"]
