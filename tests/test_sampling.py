@@ -29,7 +29,6 @@ def quiet():
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.simplefilter("ignore", ResourceWarning)  # of what others have left, found when memory is tidied
         yield
 
 

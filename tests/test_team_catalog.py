@@ -1,5 +1,6 @@
 """A team's catalog: a server that is away, refuses or comes back; older and copied catalogs; clocks and users that cannot be relied on."""
 
+import gc
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from pathlib import Path
 from unittest.mock import patch
 
@@ -35,6 +37,7 @@ from mlops_nb.store.door import open_store
 from mlops_nb.store.runs import RunStore, settle
 from mlops_nb.store.schema_versions import _migrate
 from mlops_nb.store.versions import ArtifactStore
+from waiting import wait_until
 
 BOTH = ["sqlite", "postgresql"]
 
@@ -55,6 +58,25 @@ def url(request, tmp_path):
 @pytest.fixture
 def runs(url, tmp_path):
     return RunStore(Catalog(url), tmp_path / "runs")
+
+
+def test_a_catalog_that_nobody_uses_any_more_leaves_no_connection(server):
+    engine = sa.create_engine(server, poolclass=sa.NullPool)
+
+    def connections():
+        with engine.connect() as connection:
+            return connection.exec_driver_sql("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'left'").scalar()
+
+    catalog = Catalog(f"{server}{'&' if '?' in server else '?'}application_name=left")
+    with catalog.read():
+        pass
+    assert connections() == 1
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        del catalog
+        gc.collect()
+    wait_until(lambda: connections() == 0)
+    assert not [each for each in said if issubclass(each.category, ResourceWarning)]
 
 
 def execute(url, *statements):

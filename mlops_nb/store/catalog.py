@@ -8,6 +8,7 @@ __all__ = ['REVISION', 'Catalog', 'storable', 'next_moment']
 # %% ../../nbs/1_store/12_catalog.ipynb #728c41c3
 import os
 import time
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,11 +28,12 @@ class Catalog:
     """The catalog of a workspace on SQLite or PostgreSQL.
 
     Contract: any process may write; a `write()` block that returned survives a killed process; readers see whole
-    transactions only. The schema is made or migrated on first use. A forked child opens connections of its own."""
+    transactions only. The schema is made or migrated on first use. A forked child opens connections of its own. Connections are
+    closed when nobody uses the catalog any more."""
 
     def __init__(self, url: str):  # an SQLAlchemy URL, such as sqlite:////home/me/digits/.mlops/catalog.db
         self.url = url
-        self._engine, self._process = None, None
+        self._engine, self._process, self._end = None, None, None
 
     @property
     def path(self) -> Path | None:
@@ -42,12 +44,19 @@ class Catalog:
     @contextmanager
     def _transaction(self, writing):
         with clear_errors(self.url):
-            if self._engine is None: self._engine, self._process = _open(self), os.getpid()
+            if self._engine is None: self._own(_open(self))
             if self._process != os.getpid():
+                self._end.detach()
                 self._engine.dispose(close=False) # the parent's connections stay the parent's
-                self._process = os.getpid()
+                self._own(self._engine)
             with self._engine.connect().execution_options(writing=writing) as connection, connection.begin():
                 yield connection
+
+    def _own(self, engine):
+        "Use an engine, until nobody uses the catalog any more."
+        self._engine, self._process = engine, os.getpid()
+        self._end = weakref.finalize(self, _close, engine, self._process)
+        self._end.atexit = False # a server sees for itself that a process has ended
 
     def read(self):
         "A connection for reading: `with catalog.read() as connection`"
@@ -61,6 +70,11 @@ class Catalog:
         "The time by the clock that all who use the catalog share: the server's, or this computer's"
         if self.path: return time.time()
         with self.read() as connection: return connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())::float8").scalar()
+
+# %% ../../nbs/1_store/12_catalog.ipynb #ab556530
+def _close(engine, process, getpid=os.getpid):
+    "Close the connections of this process; called whenever the catalog goes, also when its module has gone already."
+    if process == getpid(): engine.dispose()
 
 # %% ../../nbs/1_store/12_catalog.ipynb #2ef856e1
 def _open(catalog):
