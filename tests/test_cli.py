@@ -544,12 +544,13 @@ def test_lab_listens_on_this_computer_only_and_asks_for_a_token(workspace):
     process = subprocess.Popen(command, cwd=workspace, env=environ(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         for line in process.stderr:
-            if found := re.search(rf"http://(?:127.0.0.1|localhost):{port}/lab/tree/Home.ipynb\?token=(\w+)", line):
-                break
-        assert len(found[1]) >= 32
+            if found := re.search(r"http://(?:127.0.0.1|localhost):(\d+)/lab/tree/Home.ipynb\?token=(\w+)", line):
+                break  # at the port, or at the next one where another process has taken it meanwhile
+        port, token = found.groups()
+        assert len(token) >= 32
         url = f"http://127.0.0.1:{port}/api/contents"
         assert wait_until(lambda: http_status(url), 60) == 403
-        with urllib.request.urlopen(f"{url}?token={found[1]}", timeout=30) as answer:
+        with urllib.request.urlopen(f"{url}?token={token}", timeout=30) as answer:
             assert "settings.ini" in {each["name"] for each in json.load(answer)["content"]}
     finally:
         process.terminate()
