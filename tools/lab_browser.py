@@ -1,12 +1,14 @@
 """A real JupyterLab and a real browser: notebooks are opened and run as a person does, for tests of panels and their benchmark."""
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
+import warnings
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +54,8 @@ def start_lab(root, *options, preload="sqlalchemy,anywidget", home=False):
         foreign = ("MLOPS_NB_", "PYTEST_", "WANDB_", "MPLBACKEND")
         environ = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
         environ |= {"TMPDIR": sockets, "MLOPS_NB_KERNELS_PRELOAD": preload, "MLOPS_NB_KERNELS_POOL": "1",
-                    "MLOPS_NB_KERNELS_IDLE_S": "60", "WANDB_CONFIG_DIR": f"{sockets}/wandb"}
+                    "MLOPS_NB_KERNELS_IDLE_S": "60", "WANDB_CONFIG_DIR": f"{sockets}/wandb",
+                    "PYTHONFAULTHANDLER": "1"}  # a server that has to be aborted says where it was
         environ |= {f"JUPYTER_{name.upper()}_DIR": f"{sockets}/{name}" for name in ("runtime", "config", "data")}
         environ |= {"JUPYTERLAB_WORKSPACES_DIR": f"{sockets}/workspaces", "JUPYTERLAB_SETTINGS_DIR": f"{sockets}/settings"}
         for name, values in SETTINGS.items():
@@ -70,7 +73,9 @@ def start_lab(root, *options, preload="sqlalchemy,anywidget", home=False):
             try:
                 process.wait(60)
             except subprocess.TimeoutExpired:
-                process.kill()
+                process.send_signal(signal.SIGABRT)
+                process.wait(60)
+                warnings.warn(f"JupyterLab did not end: {Path(sockets, 'log').read_text()[-10_000:]}", stacklevel=1)
             subprocess.run([PROGRAM, "kernels", "stop"], env=environ, cwd=root, stdout=subprocess.DEVNULL, check=True)
 
 
