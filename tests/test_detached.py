@@ -11,7 +11,7 @@ import pytest
 from jupyter_client import KernelManager
 from mlops_nb.experiments import detached, servers
 from mlops_nb.experiments.processes import process_name
-from mlops_nb.settings import open_workspace
+from mlops_nb.settings import StoreError, StoreFullError, open_workspace
 from mlops_nb.store.door import open_store
 from notebooks import write_notebook
 from waiting import exists, wait_until
@@ -178,6 +178,56 @@ def test_a_killed_launch_is_said_to_be_killed(here):
     begun = detached.launch(here, ["run"], program="signal:pause")
     os.kill(begun.process.pid, signal.SIGKILL)
     assert wait_until(lambda: (now := detached.find_launch(here, begun.id)).status != "running" and now).status == "killed"
+
+
+BROKEN = {"cut short": ("request.json", '{"command": ["ru'), "of another kind": ("request.json", "[1, 2]"),
+          "without its command": ("request.json", '{"created_at": 5}'), "with a word as command": ("request.json", '{"command": "run", "created_at": 5}'),
+          "of an odd end": ("ended.json", '{"exit_status": "well"}'), "of an odd process": ("process.json", '{"pid": 5}'),
+          "no text": ("cancels.json", b"\xff\xfe"), "a folder": ("cancels.json", None), "missing": ("request.json", "")}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_a_broken_record_is_listed_and_says_so(here, how):
+    well, broken = (detached.launch(here, ["run"], program="signal:pause") for _ in range(2))
+    name, content = BROKEN[how]
+    path = broken.folder / name
+    path.unlink(missing_ok=True)
+    if content is None:
+        path.mkdir()
+    elif content:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    (detached.launches_folder(here) / "notes.txt").write_text("of a person")
+    found = {each.id: each for each in detached.list_launches(here)}
+    assert set(found) == {well.id, broken.id} and (found[well.id].status, found[well.id].problem) == ("running", "")
+    assert found[broken.id].status == "unknown" and name in found[broken.id].problem and str(broken.folder) in found[broken.id].problem
+    with pytest.raises(StoreError, match="is broken"):
+        detached.cancel(broken)
+    os.kill(broken.process.pid, signal.SIGKILL)
+
+
+def test_a_launch_is_ended_also_where_nothing_can_be_written(here, monkeypatch):
+    def is_full(*_):
+        raise StoreFullError("no space is left")
+
+    begun = detached.launch(here, ["run"], program="signal:pause")
+    monkeypatch.setattr(detached, "write_whole", is_full)
+    with pytest.raises(StoreFullError):
+        detached.cancel(begun)
+    wait_until(lambda: detached.find_launch(here, begun.id).status != "running")
+    with pytest.raises(StoreFullError):
+        detached.launch(here, ["run"], program="signal:pause")
+    assert [each.name for each in detached.launches_folder(here).iterdir()] == [begun.id]
+
+
+def test_what_is_being_removed_is_not_listed(here):
+    begun = detached.launch(here, ["run"], program="signal:pause")
+    os.kill(begun.process.pid, signal.SIGKILL)
+    wait_until(lambda: detached.find_launch(here, begun.id).status == "killed")
+    half = begun.folder.with_name(f".old-{begun.id}")
+    begun.folder.rename(half)
+    assert detached.list_launches(here) == []
+    detached.tidy(here)
+    assert not half.exists()
 
 
 def test_a_secret_is_nowhere(here):

@@ -11,6 +11,7 @@ import json, os, shutil, signal, subprocess, sys, time
 
 # %% ../../nbs/5_experiments/59_detached.ipynb #c318348f
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -39,6 +40,7 @@ class Launch:
     exit_status: int | None = None # None: it goes on, or was killed
     ended_at: float | None = None
     cancels: int = 0 # how often somebody has asked for its end
+    problem: str = "" # why its record cannot be read, and what to do; the rest is not known then
 
     @property
     def id(self) -> str: return self.folder.name
@@ -48,6 +50,7 @@ class Launch:
     @property
     def status(self) -> str:
         "queued, running, finished, failed, cancelled, killed or unknown"
+        if self.problem: return "unknown"
         if self.exit_status is not None: return "finished" if not self.exit_status else self._ended
         if self.process is None: return "queued" if time.time() - self.created_at < START_S else "killed"
         return {True: "running", False: "cancelled" if self.cancels else "killed", None: "unknown"}[self.alive]
@@ -56,41 +59,64 @@ class Launch:
     def _ended(self): return "cancelled" if self.cancels or self.exit_status > 128 else "failed"
 
 # %% ../../nbs/5_experiments/59_detached.ipynb #b6d44605
-def _read(folder, name):
-    try: return json.loads((folder / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError): return {} # not there yet, or being cleared away
+def _read(folder, name, needed=(), kinds=()):
+    "A file of a launch; empty where there is none. Raises `StoreError`"
+    try: found = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError: found = {}
+    except OSError as error: raise StoreError(f"{name} cannot be read ({error.strerror})") from error
+    except ValueError as error: raise StoreError(f"{name} is no JSON ({error})") from error
+    if not isinstance(found, dict): raise StoreError(f"{name} holds {type(found).__name__}; allowed is a JSON object")
+    wrong = [each for each, kind in zip(needed, kinds) if each in found and not isinstance(found[each], kind)]
+    if wrong: raise StoreError(f"{name} has a wrong {wrong[0]!r}: {found[wrong[0]]!r}")
+    return {each: found[each] for each in needed if each in found}
 
-def read_launch(
-    folder: Path, # of the launch
-) -> Launch | None: # None where the folder holds none
-    "A launch as it is now"
-    request, known = _read(folder, "request.json"), _read(folder, "process.json")
-    if not request: return None
+# %% ../../nbs/5_experiments/59_detached.ipynb #c6b9894d
+def _read_whole(folder):
+    request = _read(folder, "request.json", ("command", "created_at"), (list, (int, float)))
+    if len(request) < 2 or not request["command"]: raise StoreError("request.json is missing, or says too little")
+    known = _read(folder, "process.json", ("host", "pid", "started_at"), (str, int, (int, float)))
+    if known and len(known) < 3: raise StoreError("process.json says too little")
     process = ProcessIdentity(**known) if known else None
     alive = is_alive(process) if process else False # asked before it is looked how it ended
-    return Launch(folder, tuple(request["command"]), request["created_at"], process, alive, **_read(folder, "ended.json"),
-                  **_read(folder, "cancels.json"))
+    ended = _read(folder, "ended.json", ("exit_status", "ended_at"), (int, (int, float)))
+    cancels = _read(folder, "cancels.json", ("cancels",), (int,))
+    return Launch(folder, tuple(map(str, request["command"])), request["created_at"], process, alive, **ended, **cancels)
+
+# %% ../../nbs/5_experiments/59_detached.ipynb #f0ad1dd2
+def read_launch(
+    folder: Path, # of the launch
+) -> Launch | None: # None where there is no such folder; its `problem` says what cannot be read
+    "A launch as it is now"
+    try: return _read_whole(folder)
+    except StoreError as problem:
+        try: made_at = folder.stat().st_mtime
+        except OSError: return None
+        return Launch(folder, (), made_at, problem=f"the record of this launch is broken: {problem}; mend or remove {folder}")
 
 # %% ../../nbs/5_experiments/59_detached.ipynb #3fafab28
 def launches_folder(store: Store) -> Path: return store.workspace.store_dir / "launches"
 
+def _names(store):
+    try: found = [each.name for each in os.scandir(launches_folder(store)) if each.name[0] != "." and each.is_dir()]
+    except FileNotFoundError: found = []
+    return sorted(found, reverse=True)
+
+# %% ../../nbs/5_experiments/59_detached.ipynb #6be2d13a
 def list_launches(
     store: Store,
     most: int = 20,
 ) -> list[Launch]: # the newest first
     "The newest launches of a workspace"
-    folder = launches_folder(store)
-    names = sorted(os.listdir(folder), reverse=True)[:most] if folder.is_dir() else []
-    return [found for each in names if (found := read_launch(folder / each))]
+    return [found for each in _names(store)[:most] if (found := read_launch(launches_folder(store) / each))]
 
+# %% ../../nbs/5_experiments/59_detached.ipynb #30d9e106
 def find_launch(
     store: Store,
     launch_id: str,
 ) -> Launch:
     "A launch by its id. Raises `NotFoundError`"
-    folder = launches_folder(store)
-    known = os.listdir(folder) if folder.is_dir() else []
-    found = read_launch(folder / launch_id) if launch_id in known else None
+    known = _names(store)
+    found = read_launch(launches_folder(store) / launch_id) if launch_id in known else None
     if not found: raise NotFoundError("launch", launch_id, known)
     return found
 
@@ -124,19 +150,30 @@ def launch(
     "Start a command that goes on by itself. Raises `ParameterError`, `StoreError`"
     _check(command, secrets)
     tidy(store)
-    folder = launches_folder(store) / f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{new_id()}"
-    try: folder.mkdir(parents=True)
-    except OSError as error: raise storage_error("keep a launch in", folder, error) from error
-    write_whole(folder / "request.json", json.dumps({"command": [*command], "created_at": time.time(), "program": program}))
+    folder = _make_folder(launches_folder(store), {"command": [*command], "created_at": time.time(), "program": program})
     _start(folder, _environ(store, secrets), cwd or store.workspace.root)
     return read_launch(folder)
 
 # %% ../../nbs/5_experiments/59_detached.ipynb #5bbfb311
+def _make_folder(parent, request):
+    "The folder of a new launch; whoever lists them sees it with its request"
+    name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{new_id()}"
+    new = parent / f".new-{name}"
+    try:
+        new.mkdir(parents=True)
+        write_whole(new / "request.json", json.dumps(request))
+        return new.rename(parent / name)
+    except OSError as error: raise storage_error("keep a launch in", parent, error) from error
+    finally: shutil.rmtree(new, ignore_errors=True) # nothing, unless it failed
+
+# %% ../../nbs/5_experiments/59_detached.ipynb #813b0f09
 def _start(folder, environ, cwd):
     reader, writer = os.pipe()
     words = [sys.executable, "-P", "-m", "mlops_nb.experiments.detached_process", str(folder), str(writer)]
-    with open(reader, "rb") as answer, open(folder / "log", "ab") as log:
-        try: started = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, env=environ, pass_fds=[writer])
+    with open(reader, "rb") as answer:
+        try:
+            with open(folder / "log", "ab") as log:
+                started = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=cwd, env=environ, pass_fds=[writer])
         except OSError as error: raise storage_error("start a command in", cwd, error) from error
         finally: os.close(writer)
         said = answer.read()
@@ -166,12 +203,17 @@ def cancel(
 ) -> signal.Signals: # what it was sent
     "Ask a launch to end; harder each time. Raises `StoreError` where it does not run here"
     now = read_launch(launch.folder) or launch
+    if now.problem: raise StoreError(f"launch {launch.id} cannot be cancelled: {now.problem}")
     if not now.alive: raise StoreError(f"launch {launch.id} cannot be cancelled from here: it is {now.status}")
     number = SIGNALS[min(now.cancels, len(SIGNALS) - 1)]
-    write_whole(now.folder / "cancels.json", json.dumps({"cancels": now.cancels + 1}))
-    try: os.kill(now.process.pid, number)
-    except OSError as error: raise StoreError(f"launch {launch.id} cannot be cancelled: {error.strerror}") from error
+    try: write_whole(now.folder / "cancels.json", json.dumps({"cancels": now.cancels + 1}))
+    finally: _send(now, number) # also where the disk is full: it may be this launch that fills it
     return number
+
+# %% ../../nbs/5_experiments/59_detached.ipynb #e10d689a
+def _send(launch, number):
+    try: os.kill(launch.process.pid, number)
+    except OSError as error: raise StoreError(f"launch {launch.id} cannot be cancelled: {error.strerror}") from error
 
 # %% ../../nbs/5_experiments/59_detached.ipynb #63130bc4
 KEPT = 50 # launches that have ended
@@ -182,6 +224,15 @@ def tidy(
     kept: int = KEPT, # so many of the newest
 ) -> int: # how many were removed
     "Remove the folders of old launches that have ended"
+    folder = launches_folder(store)
     old = [each for each in list_launches(store, most=10_000)[kept:] if each.status not in ("queued", "running", "unknown")]
-    for each in old: shutil.rmtree(each.folder, ignore_errors=True)
+    for each in old:
+        with suppress(OSError): each.folder.rename(folder / f".old-{each.id}") # nobody sees a part of it
+    for each in folder.glob(".*"):
+        if each.name.startswith(".old-") or _age_s(each) > START_S: shutil.rmtree(each, ignore_errors=True)
     return len(old)
+
+# %% ../../nbs/5_experiments/59_detached.ipynb #5afca608
+def _age_s(path):
+    try: return time.time() - path.stat().st_mtime
+    except OSError: return 0
