@@ -181,7 +181,8 @@ def test_a_killed_launch_is_said_to_be_killed(here):
 
 
 BROKEN = {"cut short": ("request.json", '{"command": ["ru'), "of another kind": ("request.json", "[1, 2]"),
-          "without its command": ("request.json", '{"created_at": 5}'), "with a word as command": ("request.json", '{"command": "run", "created_at": 5}'),
+          "without its command": ("request.json", '{"created_at": 5}'),
+          "with a word as command": ("request.json", '{"command": "run", "created_at": 5}'),
           "of an odd end": ("ended.json", '{"exit_status": "well"}'), "of an odd process": ("process.json", '{"pid": 5}'),
           "no text": ("cancels.json", b"\xff\xfe"), "a folder": ("cancels.json", None), "missing": ("request.json", "")}
 

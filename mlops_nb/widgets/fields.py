@@ -110,8 +110,9 @@ def field_of(
     more = bounds(annotation) if kind == NUMBER and annotation is not None else {}
     choices = _choices(get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation) if kind == CHOICE else ()
     if kind == CHECKBOX and (parameter.required or not known): kind, choices = CHOICE, ("true", "false")
-    return Field(parameter.name, kind, text, (known and default is None) if may_be_none and kind != SECRET else None, parameter.required,
-                 parameter.help, allowed, choices, hint="" if known or parameter.required else parameter.default_text, **more)
+    none = (known and default is None) if may_be_none and kind != SECRET else None
+    return Field(parameter.name, kind, text, none, parameter.required, parameter.help, allowed, choices,
+                 hint="" if known or parameter.required or parameter.secret else parameter.default_text, **more)
 
 # %% ../../nbs/9_interface/96_fields.ipynb #282543e1
 def answer_of(

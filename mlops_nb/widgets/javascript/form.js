@@ -1,4 +1,4 @@
-// A form for the parameters of a notebook. Texts go to the kernel as state, secrets only as messages, since state is saved.
+// A form to be filled in and run. Texts go to the kernel as state, secrets only as messages, since state is saved.
 const WAIT_MS = 250;
 const STEPS = 1000;
 let forms = 0;
@@ -111,6 +111,7 @@ const row = (field, id, model, later) => {
 
 function render({ model, el }) {
   el.classList.add("mlops-form");
+  el.dataset.lmSuppressShortcuts = "true"; // Enter and letters are the form's own, and do nothing to the cell around it
   const number = ++forms;
   let rows = {};
   let timer = null;
@@ -138,7 +139,13 @@ function render({ model, el }) {
       copied.textContent = "selected: press Ctrl-C";
     }
   });
-  el.append(make("fieldset", {}, legend, note, fields), make("div", { class: "m-command-line" }, command, copy, copied));
+  const begin = make("button", { type: "button", class: "m-begin" });
+  begin.addEventListener("click", (event) => {
+    if (event.detail > 1 || begin.ariaDisabled === "true") return; // a double click is meant once
+    if (timer) now();
+    model.send({ run: true, label: model.get("label"), texts: model.get("texts"), nones: model.get("nones") });
+  });
+  el.append(make("fieldset", {}, legend, note, fields), make("div", { class: "m-command-line" }, begin, command, copy, copied));
   fields.addEventListener("change", () => timer && now());
 
   const draw = () => {
@@ -153,21 +160,28 @@ function render({ model, el }) {
     command.textContent = model.get("command");
     copied.textContent = "";
   };
+  const state = () => {
+    begin.textContent = model.get("action");
+    begin.ariaDisabled = String(!model.get("ready") || model.get("busy")); // disabled, it would lose the focus
+  };
   const hear = (message) => {
     rows[message.focus]?.input.focus();
     if (message.clear) el.querySelectorAll("input[type=password]").forEach((each) => (each.value = ""));
   };
   draw();
   words();
+  state();
   model.on("change:fields", draw);
   model.on("change:texts change:nones change:problems", show);
   model.on("change:label change:note change:command", words);
+  model.on("change:ready change:busy change:action", state);
   model.on("msg:custom", hear);
   return () => {
     if (timer) now();
     model.off("change:fields", draw);
     model.off("change:texts change:nones change:problems", show);
     model.off("change:label change:note change:command", words);
+    model.off("change:ready change:busy change:action", state);
     model.off("msg:custom", hear);
   };
 }

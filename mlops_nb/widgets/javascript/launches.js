@@ -7,13 +7,24 @@ const make = (tag, attributes = {}, ...content) => {
 };
 const CANCEL = ["Cancel", "Cancel now", "Kill"];
 
+// What has ended since the last look, in words; of what had ended before anybody looked nothing is said
+function endings(rows, before) {
+  const known = new Map(before.map((row) => [row.id, row]));
+  const newest = Math.max(...before.map((row) => row.created_at));
+  return rows.filter((row) => row.over && (known.has(row.id) ? !known.get(row.id).over : row.created_at > newest))
+    .map((row) => `${row.name} ${row.status}${row.said ? `: ${row.said}` : ""}`).join(". ");
+}
+
 function render({ model, el }) {
   el.classList.add("mlops-launches");
+  el.dataset.lmSuppressShortcuts = "true"; // Enter is a button's own, and does not open the cell around it
+  const said = make("div", { class: "unseen", role: "status" });
+  let before = null; // rows of the last look
   const list = make("ul", { "aria-label": "Launches" });
   const none = make("p", { class: "muted" }, "Nothing was launched from here yet.");
   const title = make("div", { class: "m-title" });
   const output = make("pre", { tabindex: "0", role: "region", "aria-label": "Output" });
-  el.append(none, list, title, output);
+  el.append(none, list, title, output, said);
   const items = new Map();
 
   const button = (id, act, text) => {
@@ -66,6 +77,9 @@ function render({ model, el }) {
 
   const show = () => {
     const rows = model.get("rows");
+    const ended = before && endings(rows, before);
+    if (ended) said.textContent = ended;
+    if (model.get("filled")) before = rows;
     none.hidden = rows.length > 0;
     for (const id of [...items.keys()]) {
       if (!rows.some((row) => row.id === id)) {
