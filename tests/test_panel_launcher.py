@@ -200,7 +200,7 @@ def widgets_are_saved(lab):  # noqa: F811
 
 def test_a_secret_is_in_no_file_and_in_no_answer(page, lab, store, widgets_are_saved):  # noqa: F811
     secret, received = "s3cr3t-that-nobody-may-see", []
-    page.on("websocket", lambda socket: socket.on("framereceived", received.append))
+    page.on("websocket", lambda one: one.on("framereceived", lambda frame: received.append(frame)))
     open_notebook(page, lab, PANEL)
     page.get_by_label("data required").wait_for()
     page.get_by_label("hub_token").fill(secret)

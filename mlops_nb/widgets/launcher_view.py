@@ -137,7 +137,7 @@ class LauncherPanel(Panel):
     def _tell_files(self, found):
         self.picker.offer(found.notebooks)
         if found.sweeps: self.sweep.ask(SweepQuestions(found.sweeps))
-        self.sweep.layout.display = "flex" if found.sweeps else "none"
+        self.sweep.layout.display = "block" if found.sweeps else "none"
 
     def _open(self, picked):
         self.form.change(ready=False)

@@ -1,13 +1,14 @@
 // A form to be filled in and run. Texts go to the kernel as state, secrets only as messages, since state is saved.
 const WAIT_MS = 250;
 const STEPS = 1000;
-let forms = 0;
 
+const KEYS = ["button", "input", "select", "code"]; // in which letters and Enter would be commands of JupyterLab's
 const make = (tag, attributes = {}, ...content) => {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value === true ? "" : value);
   }
+  if (KEYS.includes(tag)) made.dataset.lmSuppressShortcuts = "true";
   made.append(...content);
   return made;
 };
@@ -111,8 +112,7 @@ const row = (field, id, model, later) => {
 
 function render({ model, el }) {
   el.classList.add("mlops-form");
-  el.dataset.lmSuppressShortcuts = "true"; // Enter and letters are the form's own, and do nothing to the cell around it
-  const number = ++forms;
+  const number = Math.random().toString(36).slice(2); // each form has this module to itself, and could not count
   let rows = {};
   let timer = null;
   const now = () => {

@@ -1,7 +1,9 @@
 // Launches in a list, the newest first, with what can be done with each, and the output of the chosen one.
+const KEYS = ["button", "input", "select", "pre"]; // in which letters and Enter would be commands of JupyterLab's
 const make = (tag, attributes = {}, ...content) => {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(name, value);
+  if (KEYS.includes(tag)) made.dataset.lmSuppressShortcuts = "true";
   made.append(...content);
   return made;
 };
@@ -17,7 +19,6 @@ function endings(rows, before) {
 
 function render({ model, el }) {
   el.classList.add("mlops-launches");
-  el.dataset.lmSuppressShortcuts = "true"; // Enter is a button's own, and does not open the cell around it
   const said = make("div", { class: "unseen", role: "status" });
   let before = null; // rows of the last look
   const list = make("ul", { "aria-label": "Launches" });
