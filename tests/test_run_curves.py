@@ -7,7 +7,7 @@ import random
 import pytest
 from hypothesis import given, settings, strategies as st
 from mlops_nb.settings import StoreError
-from mlops_nb.store import run_curves
+from mlops_nb.store import growing_journal, run_curves
 from mlops_nb.store.journal import Journal
 from mlops_nb.store.run_curves import MOST_POINTS, Curve, JournalCurves, RunCurves, Thinned
 
@@ -29,8 +29,8 @@ def write_rows(path, values, mode="wb"):
 
 def test_only_what_was_appended_is_read(path, monkeypatch):
     read = []
-    decode = run_curves.decode_row
-    monkeypatch.setattr(run_curves, "decode_row", lambda line: read.append(line) or decode(line))
+    decode = growing_journal.decode_row
+    monkeypatch.setattr(growing_journal, "decode_row", lambda line: read.append(line) or decode(line))
     journal, curves = Journal(path), JournalCurves(path)
     for step in range(5):
         journal.append({"_step": step, "loss": 1 / (1 + step)})
@@ -179,3 +179,40 @@ def test_a_run_without_a_journal_gives_what_there_is(runs, monkeypatch, tmp_path
     assert curves.curve(empty.id, "loss") == Curve([], [])
     assert curves.curve(imported.id, "loss", "seconds") == Curve([1.0, 2.0, 3.0], [1.0, 0.5, 1 / 3])
     assert curves.curve(bare.id, "loss").y == [0.2]
+
+
+def test_a_look_ends_when_its_time_is_over_and_the_next_one_goes_on(runs):
+    "Each step takes something, so that a look without any time comes to an end, too"
+    ids = [runs.create(project="digits", name=name).id for name in ("a", "b")]
+    for id in ids:
+        write_rows(runs.folder(id) / "journal.jsonl", [float(step) for step in range(60_000)])
+    curves, looks = RunCurves(runs), 1
+    assert not curves.look(ids, 0.0)
+    assert 0 < curves.count(ids[0], "loss") < 60_000
+    while not curves.look(ids, 0.0):
+        looks += 1
+        assert looks < 20
+    assert [curves.count(id, "loss") for id in ids] == [60_000, 60_000]
+    assert values_of(curves._journals[ids[1]])[-1] == 59_999.0
+
+
+def test_a_journal_that_goes_while_it_is_read_is_not_waited_for(path):
+    write_rows(path, [1.0] * 60_000)
+    curves = JournalCurves(path)
+    curves.update(0.0)
+    assert curves.behind
+    path.unlink()
+    assert not curves.update() and not curves.behind
+
+
+def test_values_are_counted_and_last_ones_told_without_a_curve(runs, monkeypatch):
+    run = runs.create(project="digits", name="a")
+    journal = Journal(runs.folder(run.id) / "journal.jsonl")
+    for step in range(5):
+        journal.append({"loss": 1.0 / (1 + step), "f1": math.nan, "note": "words"})
+    journal.append({"_summary": {"best": {"f1": 0.9}, "note": "words"}})
+    curves = RunCurves(runs)
+    curves.look([run.id])
+    monkeypatch.setattr(Thinned, "points", property(lambda _: pytest.fail("a curve was made")))
+    assert [curves.count(run.id, name) for name in ("loss", "f1", "note", "best.f1")] == [5, 5, 0, 0]
+    assert curves.last(run.id) == {"loss": 0.2, "f1": None, "best.f1": 0.9}
