@@ -122,12 +122,19 @@ class RunCurves:
         found = settled(self.runs, lambda connection: records_of(connection, ids, self.runs.root.parent, BRIEF))
         self.records = {each.id: each for each in found}
         self._journals = {id: self._journals.get(id) or JournalCurves(self.runs.folder(id) / "journal.jsonl") for id in self.records}
+        whole, read = True, False
         for record in found:
-            journal = self._journals[record.id]
-            if journal.update(until) or journal.rows or record.status in LIVE or record.id in self._without: continue
+            if whole := whole and not (read and time.monotonic() > until): read = self._read(record, until) or read
+        return whole and not any(each.behind for each in self._journals.values())
+
+    def _read(self, record, until):
+        "Read on in a journal; what there is where it is not there. Says whether something was new."
+        journal = self._journals[record.id]
+        if journal.update(until): return True
+        if not (journal.rows or record.status in LIVE or record.id in self._without):
             self._without.add(record.id)
             journal.take(rows_without_journal(record))
-        return not any(each.behind for each in self._journals.values())
+        return False
 
     @property
     def names(self) -> list[str]: # in alphabetical order

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_CURVES', 'MOST_POINTS', 'MOST_AXES', 'RunValues', 'plain_value', 'names_of', 'values_of', 'numbers_in',
-           'choices_in', 'curves_chart', 'points_chart', 'parallel_chart']
+           'choices_in', 'telling_names', 'curves_chart', 'points_chart', 'parallel_chart']
 
 # %% ../../nbs/9_interface/96_run_figures.ipynb #cce24bf4
 import json, math
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # %% ../../nbs/9_interface/96_run_figures.ipynb #db79ccdf
+from ..run_tables import leading_metrics
 from ..store.journal import flatten
 from ..store.record import LIVE, RunRecord
 from ..store.run_curves import RunCurves
@@ -84,6 +85,15 @@ def choices_in(
 
 # %% ../../nbs/9_interface/96_run_figures.ipynb #93f10498
 MOST_CURVES, MOST_POINTS, MOST_AXES = 20, 1000, 8
+
+# %% ../../nbs/9_interface/96_run_figures.ipynb #a3ea1afa
+def telling_names(
+    curves: RunCurves, # after a look at the runs
+) -> list[str]: # counters come last
+    "The metrics by the number of runs that have a curve of them, which no curve is made for"
+    def count(name): return sum(curves.count(run_id, name) > 1 for run_id in curves.records)
+    def telling(name): return bool(leading_metrics({name: 0.0})), count(name), "loss" in name
+    return sorted(curves.names, key=telling, reverse=True)
 
 # %% ../../nbs/9_interface/96_run_figures.ipynb #a4a925d6
 def curves_chart(
