@@ -14,7 +14,6 @@ from ..reports.markup import Html, element, facts, join, table
 from ..reports.small_charts import bar
 from ..settings import Settings
 from ..store.record import RunRecord
-from ..store.system import summarize_hardware
 from ..training.costs import HOW_TO_PRICE, Cost, training_cost
 from ..training.remedies import WORTH
 from ..wording import say_duration
@@ -78,11 +77,10 @@ def verdict_html(
 
 # %% ../../nbs/9_interface/96_hardware_findings.ipynb #a81a054e
 def idle_share(
-    record: RunRecord,
-    samples: Sequence[Mapping[str, Any]], # from `read_samples`
+    record: RunRecord, # with its `hardware` until now, as of `summarize_hardware`
 ) -> tuple[float, str]: # between 0 and 1; of what
     "The part of the time in which the dearest part of the machine waited"
-    use, host = summarize_hardware(samples) if samples else record.hardware or {}, record.host_info or {}
+    use, host = record.hardware or {}, record.host_info or {}
     gpus = [value for name, value in use.items() if name.startswith("gpu_") and name.endswith("_utilization_percent_mean")]
     if gpus: return 1 - min(1.0, sum(gpus) / len(gpus) / 100), "the GPU" if len(gpus) == 1 else "the GPUs"
     return 1 - min(1.0, (use.get("cpu_percent_mean") or 0) / 100 / (host.get("cpu_count") or 1)), "the processors"
@@ -90,22 +88,20 @@ def idle_share(
 # %% ../../nbs/9_interface/96_hardware_findings.ipynb #1e13db8a
 def run_cost(
     settings: Settings, # of the workspace
-    record: RunRecord,
-    samples: Sequence[Mapping[str, Any]], # from `read_samples`
+    record: RunRecord, # as for `idle_share`
 ) -> Cost | None: # of the whole run until now; None where no price is set, or it has not begun
     "What the machine cost while a run ran"
     if record.duration_s is None: return None
-    return training_cost(settings, record.duration_s, 1, idle_share(record, samples)[0])
+    return training_cost(settings, record.duration_s, 1, idle_share(record)[0])
 
 def cost_html(
     settings: Settings, # of the workspace
-    record: RunRecord,
-    samples: Sequence[Mapping[str, Any]], # from `read_samples`
+    record: RunRecord, # as for `idle_share`
 ) -> Html:
     "What a run cost, and how much of that was for waiting"
-    cost = run_cost(settings, record, samples)
+    cost = run_cost(settings, record)
     if cost is None: return join(element("h4", "Cost"), element("p", f"No cost is known: {HOW_TO_PRICE}.", class_="muted"))
-    digits, part = 2 if cost.run >= 1 else 4, idle_share(record, samples)[1]
+    digits, part = 2 if cost.run >= 1 else 4, idle_share(record)[1]
     said = (f"{cost.run:,.{digits}f} {cost.currency} for {say_duration(record.duration_s)} at {cost.per_hour:g} {cost.currency}/h; "
             f"{cost.idle:,.{digits}f} {cost.currency} of it while {part} waited.")
     return join(element("h4", "Cost"), element("p", said))
