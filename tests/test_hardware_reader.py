@@ -82,7 +82,8 @@ def test_a_run_that_is_deleted_is_said_to_be_gone_and_others_can_be_chosen(store
 def test_means_are_those_of_the_summary(tmp_path, count):
     chance = random.Random(count)
     def gpu(): return [{"index": 1, "utilization_percent": chance.random() * 100}]
-    samples = [sample(second, cpu_percent=chance.choice([None, 50.0, 300.0]), gpus=gpu()) for second in sorted(chance.sample(range(1000), count))]
+    seconds = sorted(chance.sample(range(1000), count))
+    samples = [sample(second, cpu_percent=chance.choice([None, 50.0, 300.0]), gpus=gpu()) for second in seconds]
     found, journal = HardwareSamples(tmp_path / "system.jsonl"), Journal(tmp_path / "system.jsonl")
     for each in samples:
         journal.append(each)

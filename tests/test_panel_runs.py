@@ -11,6 +11,7 @@ from playwright.sync_api import expect
 from mlops_nb.settings import open_workspace
 from mlops_nb.store import tables
 from mlops_nb.store.door import open_store
+from mlops_nb.store.journal import Journal
 from mlops_nb.store.values import metric_rows, parameter_rows
 
 SHOW = "from mlops_nb.widgets import runs_view\nfrom mlops_nb.widgets.views import show\nshow('runs')"
@@ -145,3 +146,57 @@ def test_a_run_that_ends_moves_by_itself(page, lab, runs):  # noqa: F811
     expect(first_row(panel)).to_contain_text("finished")
     runs.delete("newest00")
     expect(panel.locator(".where")).to_have_text(f"1-50 of {RUNS:,}")
+
+
+def test_rows_stay_under_the_hand_while_a_live_run_moves(page, lab, runs):  # noqa: F811
+    "The same elements, the focus and the selected text; a press is a click although a new row has come"
+    live = runs.create(project="digits", name="live", created_at=3e9)
+    journal = Journal(runs.folder(live.id) / "journal.jsonl")
+    journal.append({"recall": 0.125})
+    panel = open_notebook(page, lab, SHOW).locator(".mlops-panel")
+    cell = panel.locator(f'tr[data-id="{live.id}"] td[data-key="=metrics.recall"]')
+    expect(cell).to_have_text("0.125")
+    panel.get_by_label("Choose train run09998").focus()
+    page.evaluate("""() => {
+      window.row = document.activeElement.closest("tr");
+      window.cell = document.querySelector('tr[data-id="run09997"] td:nth-child(3)');
+      getSelection().selectAllChildren(window.cell);
+    }""")
+    journal.append({"recall": 0.25})
+    expect(cell).to_have_text("0.25")
+    assert page.evaluate("window.row.isConnected && window.row.contains(document.activeElement)")
+    assert page.evaluate("window.cell.isConnected && String(getSelection()).trim()") == "run09997"
+
+    box = panel.get_by_label("Choose train run09996")
+    box.hover()
+    page.mouse.down()
+    runs.insert({"id": "newest01", "project": "digits", "name": "fresh", "status": "finished", "created_at": 4e9,
+                 "parameters": {}, "metrics": {}, "hardware": {}})
+    expect(panel.locator(".where")).to_have_text(f"1-50 of {RUNS + 2:,}")
+    page.mouse.up()
+    expect(box).to_be_checked()
+    expect(first_row(panel)).to_have_attribute("data-id", "newest01")
+    assert page.evaluate("window.row.isConnected && window.row.contains(document.activeElement)") is False  # the pressed box has it now
+    expect(box).to_be_focused()
+    runs.finish(live.id, "finished")
+    for run_id in (live.id, "newest01"):
+        runs.delete(run_id)
+    expect(panel.locator(".where")).to_have_text(f"1-50 of {RUNS:,}")
+    expect(box).to_be_focused()
+
+
+def test_a_chosen_run_that_is_deleted_is_dropped_with_one_note(page, lab, runs):  # noqa: F811
+    for number in range(3):
+        runs.insert({"id": f"doomed0{number}", "project": "digits", "name": "doomed", "status": "finished", "created_at": 3e9 + number,
+                     "parameters": {"rate": number}, "metrics": {"recall": 0.5}, "hardware": {}})
+    panel = open_notebook(page, lab, SHOW).locator(".mlops-panel")
+    for number in (0, 1):
+        panel.get_by_label(f"Choose doomed doomed0{number}").check()
+    expect(panel.get_by_role("heading", name="doomed doomed00 and doomed doomed01")).to_be_visible()
+    runs.delete("doomed00")
+    expect(panel.get_by_text("1 run that was shown is no longer there: doomed00.")).to_be_visible()
+    expect(panel.get_by_text("1 chosen")).to_be_visible()
+    expect(panel.get_by_label("Choose doomed doomed01")).to_be_checked()
+    expect(panel.get_by_role("alert")).to_have_count(0)
+    for number in (1, 2):
+        runs.delete(f"doomed0{number}")

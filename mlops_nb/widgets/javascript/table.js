@@ -39,6 +39,48 @@ function sayTime(seconds) {
   return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${two(date.getHours())}:${two(date.getMinutes())}`;
 }
 
+// The places of the longest part that is in order already; whoever stands there need not be moved
+function inOrder(numbers) {
+  const ends = [], before = []; // ends: of the best part of each length, the place of its last number
+  numbers.forEach((number, place) => {
+    let low = 0, high = ends.length;
+    while (low < high) { const middle = (low + high) >> 1; if (numbers[ends[middle]] < number) low = middle + 1; else high = middle; }
+    before[place] = low ? ends[low - 1] : -1;
+    ends[low] = place;
+  });
+  const kept = new Set();
+  for (let place = ends.length ? ends[ends.length - 1] : -1; place >= 0; place = before[place]) kept.add(place);
+  return kept;
+}
+
+// The children of a place become one for each key: those that are there stay the same elements, and as few as possible are moved,
+// so that the focus, a pressed button and a selected text are not lost under the hand of a person
+function keep(parent, keys, build, update) {
+  const old = new Map([...parent.children].map((each, at) => [each.dataset.key, [each, at]])), wanted = new Set(keys);
+  for (const [key, [each]] of old) if (!wanted.has(key)) { each.remove(); old.delete(key); }
+  const known = keys.filter((key) => old.has(key)), stays = inOrder(known.map((key) => old.get(key)[1]));
+  const fixed = new Set(known.filter((_, place) => stays.has(place)));
+  const focused = parent.contains(document.activeElement) ? document.activeElement : null;
+  let next = parent.firstElementChild;
+  keys.forEach((key, at) => {
+    const found = old.has(key) ? old.get(key)[0] : build(at);
+    found.dataset.key = key;
+    update(found, at);
+    if (fixed.has(key)) { next = found.nextElementSibling; return; }
+    parent.insertBefore(found, next);
+  });
+  if (focused && focused !== document.activeElement && parent.contains(focused)) focused.focus({ preventScroll: true });
+}
+
+// An element becomes like another one, where it is not yet
+function match(old, fresh) {
+  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name) && name !== "data-key") old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  const same = old.childNodes.length === fresh.childNodes.length
+    && [...old.childNodes].every((each, at) => each.isEqualNode(fresh.childNodes[at]));
+  if (!same) old.replaceChildren(...fresh.childNodes);
+}
+
 function content(kind, value) {
   if (value == null || value === "") return [];
   if (kind === "status") {
@@ -78,8 +120,9 @@ function render({ model, el }) {
   const find = () => filter.value === query().filter || ask({ filter: filter.value, first: 0 });
   const group = make("select", { id: `${id}-group`, onchange: () => ask({ group: group.value, first: 0, sort: "", ascending: false }) });
   const grouping = make("span", { class: "bar" }, make("label", { for: group.id, text: "Group by" }), group);
-  const choices = make("fieldset", {}, make("legend", { class: "unseen", text: "Columns" }));
-  const chooser = make("details", { class: "chooser" }, make("summary", { text: "Columns" }), choices);
+  const choices = make("div", { class: "choices" });
+  const chooser = make("details", { class: "chooser" }, make("summary", { text: "Columns" }),
+    make("fieldset", {}, make("legend", { class: "unseen", text: "Columns" }), choices));
   chooser.addEventListener("keydown", (event) => {
     if (event.key !== "Escape" || !chooser.open) return;
     chooser.open = false;
@@ -118,22 +161,25 @@ function render({ model, el }) {
     if (filter !== filter.getRootNode().activeElement) filter.value = query().filter;
     const groups = model.get("groups");
     grouping.hidden = !groups.length;
-    group.replaceChildren(make("option", { value: "", text: "nothing" }), ...groups.map(([name, title]) => make("option", { value: name,
-      text: title })));
+    const options = (place, pairs) => keep(place, pairs.map(([value]) => `=${value}`), () => make("option"),
+      (found, at) => match(found, make("option", { value: pairs[at][0], text: pairs[at][1] })));
+    options(group, [["", "nothing"], ...groups]);
     group.value = query().group;
     const sizes = [...new Set([25, 50, 100, 200, query().rows])].sort((one, other) => one - other);
-    size.replaceChildren(...sizes.map((each) => make("option", { value: each, text: each })));
+    options(size, sizes.map((each) => [String(each), String(each)]));
     size.value = query().rows;
-    const open = document.activeElement && choices.contains(document.activeElement) ? document.activeElement.value : null;
-    choices.replaceChildren(choices.firstChild, ...model.get("columns").map((column) => {
-      const box = make("input", { type: "checkbox", value: column.name, onchange: () => {
-        model.set("chosen", { ...model.get("chosen"), [column.name]: box.checked });
+    const columns = model.get("columns");
+    keep(choices, columns.map((column) => column.name), (at) => {
+      const { name } = columns[at];
+      const box = make("input", { type: "checkbox", value: name, onchange: () => {
+        model.set("chosen", { ...model.get("chosen"), [name]: box.checked });
         model.save_changes();
       } });
-      box.checked = model.get("chosen")[column.name] ?? column.shown;
-      return make("label", {}, box, ` ${column.title}`);
-    }));
-    if (open) choices.querySelectorAll("input").forEach((box) => box.value === open && box.focus());
+      return make("label", {}, box, make("span"));
+    }, (found, at) => {
+      found.firstChild.checked = model.get("chosen")[columns[at].name] ?? columns[at].shown;
+      if (found.lastChild.textContent !== columns[at].title) found.lastChild.textContent = columns[at].title;
+    });
   }
 
   function drawActions() {
@@ -188,45 +234,84 @@ function render({ model, el }) {
     all.indeterminate = here > 0 && here < rows().length;
   }
 
+  const sortBy = (name) => {
+    const column = shownColumns().find((each) => each.name === name), isSorted = query().sort === name;
+    ask({ sort: name, ascending: isSorted ? !query().ascending : column.kind === "text", first: 0 });
+  };
+
   function header(column) {
     const isSorted = query().sort === column.name;
     const classes = RIGHT.includes(column.kind) ? "number" : null;
-    if (!column.sortable) return make("th", { scope: "col", class: classes, text: column.title });
     const direction = isSorted ? (query().ascending ? "ascending" : "descending") : "none";
+    if (!column.sortable) return make("th", { scope: "col", class: classes }, make("span", { text: column.title }));
     const mark = isSorted ? (query().ascending ? " ▲" : " ▼") : "";
-    const sort = () => ask({ sort: column.name, ascending: isSorted ? !query().ascending : column.kind === "text", first: 0 });
     return make("th", { scope: "col", class: classes, "aria-sort": direction }, make("button", { type: "button", class: "sort",
-      "data-sort": column.name, onclick: sort }, column.title, make("span", { "aria-hidden": "true", text: mark })));
+      "data-sort": column.name }, make("span", { text: column.title }), make("span", { "aria-hidden": "true", text: mark })));
   }
 
-  function drawRow(row, columns, grouped) {
-    const cells = columns.map((column, place) => {
-      const shown = content(column.kind, row[column.name]);
-      const classes = RIGHT.includes(column.kind) ? "number" : column.kind;
-      if (place) return make("td", { class: classes }, ...shown);
-      const open = grouped && row.filter
-        ? [make("button", { type: "button", class: "sort", title: "Show its rows",
-          onclick: () => ask({ filter: row.filter, group: "", first: 0, sort: "", ascending: false }) }, ...shown)]
-        : shown;
-      const pin = row.pinned ? [make("span", { class: "pin", title: "pinned" }, make("span", { "aria-hidden": "true", text: "★" }),
-        make("span", { class: "unseen", text: "pinned" })), " "] : [];
-      return make("th", { scope: "row", class: classes }, ...pin, ...open);
-    });
-    if (grouped) return make("tr", {}, ...cells);
-    const box = make("input", { type: "checkbox", tabindex: "-1", "aria-label": `Choose ${row.title || row.id}` });
-    box.addEventListener("click", (event) => {
-      toggle(row.id, event.shiftKey);
-      point(row.id);
-    });
-    const found = make("tr", { "data-id": row.id, class: row.pinned ? "pinned" : null }, make("td", { class: "box" }, box), ...cells);
-    found.addEventListener("click", (event) => {
-      if (event.target.closest("input, button, a") || String(getSelection())) return;
-      toggle(row.id, event.shiftKey);
-      point(row.id);
-    });
-    found.addEventListener("mousedown", (event) => event.shiftKey && event.preventDefault());
-    return found;
+  // the button itself stays, for it may be pressed just now
+  function updateHeader(found, fresh) {
+    const [button, wanted] = [found.firstElementChild, fresh.firstElementChild];
+    if (button.tagName !== wanted.tagName || button.tagName !== "BUTTON") return match(found, fresh);
+    match(button, wanted);
+    fresh.replaceChildren(...[...found.childNodes].map((each) => each.cloneNode(true)));
+    return match(found, fresh);
   }
+
+  function drawHead(columns, grouped) {
+    const row = head.firstElementChild || head.appendChild(make("tr"));
+    const all = () => make("td", { class: "box" }, make("input", { type: "checkbox", "aria-label": "Choose all rows of this page",
+      onchange: (event) => {
+        const here = rows().map((each) => each.id), others = model.get("selected").filter((each) => !here.includes(each));
+        choose(event.target.checked ? [...others, ...here] : others);
+      } }));
+    const places = grouped ? [] : [all];
+    keep(row, [...places.map(() => "box"), ...columns.map((each) => `=${each.name}`)],
+      (at) => (at < places.length ? all() : header(columns[at - places.length])),
+      (found, at) => at >= places.length && updateHeader(found, header(columns[at - places.length])));
+  }
+
+  function drawCell(row, column, place, grouped) {
+    const shown = content(column.kind, row[column.name]);
+    const classes = RIGHT.includes(column.kind) ? "number" : column.kind;
+    if (place) return make("td", { class: classes }, ...shown);
+    const open = grouped && row.filter ? [make("button", { type: "button", class: "sort", title: "Show its rows" }, ...shown)] : shown;
+    const pin = row.pinned ? [make("span", { class: "pin", title: "pinned" }, make("span", { "aria-hidden": "true", text: "★" }),
+      make("span", { class: "unseen", text: "pinned" })), " "] : [];
+    return make("th", { scope: "row", class: classes }, ...pin, ...open);
+  }
+
+  const boxCell = () => make("td", { class: "box" }, make("input", { type: "checkbox", tabindex: "-1" }));
+
+  // only cells whose content has changed are changed
+  function updateRow(found, row, columns, grouped) {
+    shown.set(found, row);
+    if (grouped) delete found.dataset.id; else found.dataset.id = row.id;
+    found.classList.toggle("pinned", Boolean(row.pinned));
+    const boxes = grouped ? [] : ["box"];
+    keep(found, [...boxes, ...columns.map((each, place) => `${place ? "" : "first"}=${each.name}`)],
+      (at) => (at < boxes.length ? boxCell() : drawCell(row, columns[at - boxes.length], at - boxes.length, grouped)),
+      (cell, at) => {
+        if (at >= boxes.length) return match(cell, drawCell(row, columns[at - boxes.length], at - boxes.length, grouped));
+        const label = `Choose ${row.title || row.id}`;
+        if (cell.firstChild.getAttribute("aria-label") !== label) cell.firstChild.setAttribute("aria-label", label);
+      });
+  }
+
+  const shown = new WeakMap(); // element -> its row, also where the page has come to be another one meanwhile
+  head.addEventListener("click", (event) => {
+    const button = event.target.closest("button.sort");
+    if (button) sortBy(button.dataset.sort);
+  });
+  body.addEventListener("click", (event) => {
+    const row = shown.get(event.target.closest("tbody > tr")), button = event.target.closest("button.sort");
+    if (!row) return;
+    if (button) return ask({ filter: row.filter, group: "", first: 0, sort: "", ascending: false });
+    if (isGrouped() || (event.target.type !== "checkbox" && (event.target.closest("a") || String(getSelection())))) return;
+    toggle(row.id, event.shiftKey);
+    point(row.id);
+  });
+  body.addEventListener("mousedown", (event) => event.shiftKey && event.preventDefault());
 
   function point(row, focus = false) {
     active = row;
@@ -251,25 +336,27 @@ function render({ model, el }) {
     point(to, true);
   });
 
+  // while a button of the mouse is held down in the rows, nothing moves under it
+  let held = false, late = false;
+  const hold = () => { held = true; };
+  const release = () => setTimeout(() => { held = false; if (late) drawRows(); });
+  table.addEventListener("pointerdown", hold);
+  for (const name of ["pointerup", "pointercancel"]) window.addEventListener(name, release);
+
   function drawRows() {
-    const focused = document.activeElement;
-    const sorted = head.contains(focused) && focused.dataset.sort;
-    const inBody = body.contains(focused) && focused.type === "checkbox";
-    const columns = shownColumns(), grouped = isGrouped();
-    const all = make("input", { type: "checkbox", "aria-label": "Choose all rows of this page", onchange: () => {
-      const here = rows().map((row) => row.id), others = model.get("selected").filter((each) => !here.includes(each));
-      choose(all.checked ? [...others, ...here] : others);
-    } });
-    const boxes = grouped ? [] : [make("td", { class: "box" }, all)];
-    head.replaceChildren(make("tr", {}, ...boxes, ...columns.map(header)));
-    body.replaceChildren(...rows().map((row) => drawRow(row, columns, grouped)));
-    if (!rows().length) {
-      body.append(make("tr", {}, make("td", { colspan: columns.length + 1, class: "muted", text: page().query
+    late = held;
+    if (held) return drawState();
+    const inBody = body.contains(document.activeElement);
+    const columns = shownColumns(), grouped = isGrouped(), here = rows();
+    drawHead(columns, grouped);
+    body.querySelectorAll(":scope > tr.none").forEach((each) => each.remove());
+    keep(body, here.map((row) => row.id), () => make("tr"), (found, at) => updateRow(found, here[at], columns, grouped));
+    if (!here.length) {
+      body.append(make("tr", { class: "none" }, make("td", { colspan: columns.length + 1, class: "muted", text: page().query
         ? (query().filter ? "No row fits the filter." : "There is nothing yet.") : "Asking …" })));
     }
-    if (!rows().some((row) => row.id === active)) active = rows().length ? rows()[0].id : null;
-    point(active, inBody);
-    if (sorted) head.querySelectorAll("button").forEach((each) => each.dataset.sort === sorted && each.focus());
+    if (!here.some((row) => row.id === active)) active = here.length ? here[0].id : null;
+    point(active, inBody && !body.contains(document.activeElement) && !grouped);
     drawSelection();
     drawState();
   }
@@ -298,7 +385,10 @@ function render({ model, el }) {
   drawControls();
   drawActions();
   drawRows();
-  return () => { for (const [name, draw] of Object.entries(changes)) model.off(`change:${name}`, draw); };
+  return () => {
+    for (const [name, draw] of Object.entries(changes)) model.off(`change:${name}`, draw);
+    for (const name of ["pointerup", "pointercancel"]) window.removeEventListener(name, release);
+  };
 }
 
 export default { render };
