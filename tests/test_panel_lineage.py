@@ -127,6 +127,49 @@ def test_a_name_that_is_unknown_is_said_with_the_nearest(page, lab, runs):
     check_axe(page)
 
 
+def make_chain(store, steps=12):
+    "A lineage far wider than a panel; gives back the version in its middle"
+    (store.workspace.root / "rows.csv").write_text("1")
+    for step in range(steps):
+        store.runs.create(id=f"chain{step:03d}", project="p", name=f"step-{step}")
+        if step:
+            store.artifacts.use(f"chain{step:03d}", f"made-by-step-{step - 1}")
+        store.artifacts.log(f"chain{step:03d}", f"made-by-step-{step}", "dataset", {"rows.csv": store.workspace.root / "rows.csv"})
+        store.runs.finish(f"chain{step:03d}", "finished")
+    return f"dataset/made-by-step-{steps // 2}:v0"
+
+
+@pytest.mark.parametrize("width", [320, 700])
+def test_the_start_of_a_large_lineage_can_be_read_in_a_narrow_panel(page, lab, width):
+    "And fitting all into the view leaves the view as it is; what was moved there stays when more appears"
+    store = open_store(open_workspace(lab.root))
+    middle = make_chain(store) if width == 320 else "dataset/made-by-step-6:v0"
+    narrow = "from mlops_nb.store.door import open_store\nfrom mlops_nb.widgets.lineage_view import LineagePanel\n"
+    narrow += f"panel = LineagePanel(open_store(), 'made-by-step-6')\npanel.layout.width = '{width}px'\npanel"
+    open_notebook(page, lab, narrow, theme="dark" if width == 320 else "light")
+    expect(page.locator(".mlops-graph .view .node")).to_have_count(24)
+    inside = """id => { const view = document.querySelector('.mlops-graph .view').getBoundingClientRect();
+      const box = document.querySelector(`.mlops-graph .view [data-node="${id}"]`).getBoundingClientRect();
+      return box.left >= view.left && box.right <= view.right && box.top >= view.top && box.bottom <= view.bottom && box.height > 30; }"""
+    page.wait_for_function(inside, arg=middle)
+    wide = page.locator(".mlops-graph .view").bounding_box()["width"]
+    assert wide > width - 40
+    check_axe(page)
+    page.get_by_role("button", name="Fit all into view").click()
+    assert page.locator(".mlops-graph .view").bounding_box()["width"] == wide
+    page.get_by_role("button", name="Back to the start").click()
+    page.wait_for_function(inside.replace("box.height > 30", "true"), arg=middle)
+    for _ in range(10):
+        page.get_by_role("button", name="Zoom in").click()
+    before = node(page, middle).bounding_box()
+    store.runs.create(id=f"more{width}", project="p", name="more")
+    store.artifacts.use(f"more{width}", middle.removeprefix("dataset/"))
+    store.runs.finish(f"more{width}", "finished")
+    expect(node(page, f"run/more{width}")).to_have_count(1)
+    assert node(page, middle).bounding_box() == pytest.approx(before, abs=1)
+    store.runs.delete(f"more{width}")
+
+
 def test_what_stays_says_the_same(runs, lab):
     store = open_store(open_workspace(lab.root))
     shown = lineage_html(store)

@@ -1,7 +1,7 @@
 // A layered graph: boxes at places that the kernel has computed, moved and enlarged here.
 const SVG = "http://www.w3.org/2000/svg";
-const LARGEST = 2.5, SMALLEST = 0.05, READABLE = 0.5;
-const STEP = 1.25;
+const LARGEST = 2.5, SMALLEST = 0.05, READABLE = 0.7; // enlargement; at the last one letters are 9 pixels high
+const STEP = 1.25, PAD = 12; // of zooming; pixels between a box and the edge
 
 const MARKS = { run: "●", dataset: "▤", file: "▤", content: "▤", model: "◆", evaluation: "▲", explanation: "▲", release: "★" };
 const LIGHTS = [["", "nothing"], ["upstream", "what it came from"], ["downstream", "what it affects"], ["both", "both"]];
@@ -63,7 +63,7 @@ function render({ model, el }) {
   const set = (trait, value) => (model.set(trait, value), model.save_changes());
   const move = () => {
     stage.style.transform = `translate(${place.x}px, ${place.y}px) scale(${place.scale})`;
-    view.classList.toggle("far", place.scale < READABLE);
+    view.classList.toggle("small-scale", place.scale < READABLE);
   };
 
   function zoom(factor, x = view.clientWidth / 2, y = view.clientHeight / 2) {
@@ -73,27 +73,37 @@ function render({ model, el }) {
     move();
   }
 
-  function fit() {
+  function fitted(wide, high) {
     const [width, height] = model.get("size");
-    const scale = Math.min(1, Math.max(SMALLEST, Math.min((view.clientWidth - 16) / width, (view.clientHeight - 16) / height)));
-    place = { x: (view.clientWidth - width * scale) / 2, y: (view.clientHeight - height * scale) / 2, scale };
+    const scale = Math.min(1, Math.max(SMALLEST, Math.min((wide - 16) / width, (high - 16) / height)));
+    return { x: (wide - width * scale) / 2, y: (high - height * scale) / 2, scale };
+  }
+
+  function fit() {
+    place = fitted(view.clientWidth, view.clientHeight);
+    own = true;
     move();
   }
 
-  // Everything where it can be read so, else the start in the middle at its own size.
+  // Everything where it can be read so, else the start, whole and at its own size, in the middle as far as the picture reaches around it.
   function settle() {
+    const wide = view.clientWidth, high = view.clientHeight, root = nodes.get(model.get("root"));
     own = false;
-    fit();
-    const root = nodes.get(model.get("root"));
-    if (place.scale >= READABLE || !root) return;
-    place = { x: view.clientWidth / 2 - root.x, y: view.clientHeight / 2 - root.y, scale: 1 };
+    if (!wide) return; // not in the page yet: the watcher will say when
+    place = fitted(wide, high);
+    if (place.scale < READABLE && root) {
+      const scale = Math.min(1, (wide - 2 * PAD) / root.width);
+      const within = (at, size, drawn) => (drawn < size ? (size - drawn) / 2 : Math.max(size - drawn, Math.min(0, size / 2 - at)));
+      const [width, height] = model.get("size");
+      place = { x: within(root.x * scale, wide, width * scale), y: within(root.y * scale, high, height * scale), scale };
+    }
     move();
   }
 
   // Move the view so far that a box is in it.
   function reveal(node) {
-    const half = [node.width / 2 * place.scale, node.height / 2 * place.scale], pad = 12;
-    const inside = (at, size, half) => Math.max(half + pad, Math.min(size - half - pad, at));
+    const half = [node.width / 2 * place.scale, node.height / 2 * place.scale];
+    const inside = (at, size, half) => Math.max(half + PAD, Math.min(size - half - PAD, at));
     const x = node.x * place.scale + place.x, y = node.y * place.scale + place.y;
     place = { ...place, x: place.x + inside(x, view.clientWidth, half[0]) - x, y: place.y + inside(y, view.clientHeight, half[1]) - y };
     move();
@@ -247,7 +257,7 @@ function render({ model, el }) {
   }
 
   function draw() {
-    const focused = view.contains(document.activeElement) && here, before = model.get("root") + model.get("size");
+    const focused = view.contains(document.activeElement) && here, was = nodes.get(here), stays = own && shown === model.get("root");
     nodes = new Map(model.get("nodes").map((each) => [each.id, each]));
     ways = connect(model.get("edges"));
     buttons = new Map([...nodes.values()].map((each) => [each.id, box(each)]));
@@ -259,7 +269,10 @@ function render({ model, el }) {
     note.hidden = !model.get("note");
     here = nodes.has(here) ? here : nodes.has(model.get("chosen")) ? model.get("chosen") : nodes.has(model.get("root")) ? model.get("root") : [...nodes.keys()][0] || "";
     buttons.get(here)?.setAttribute("tabindex", "0");
-    if (before !== shown) (shown = before, settle());
+    shown = model.get("root");
+    const now = was && nodes.get(was.id);
+    if (!stays) settle();
+    else if (now) (place = { ...place, x: place.x + (was.x - now.x) * place.scale, y: place.y + (was.y - now.y) * place.scale }, move());
     if (focused && buttons.has(here)) buttons.get(here).focus({ preventScroll: true });
     mark();
   }
@@ -270,7 +283,7 @@ function render({ model, el }) {
   for (const each of drawn) model.on(each, later);
   const reach_chosen = () => {
     const id = model.get("chosen");
-    if (nodes.has(id) && !view.contains(document.activeElement)) (reveal(nodes.get(id)), buttons.get(here)?.setAttribute("tabindex", "-1"),
+    if (nodes.has(id) && !view.contains(document.activeElement)) (own = own || id !== model.get("root"), reveal(nodes.get(id)), buttons.get(here)?.setAttribute("tabindex", "-1"),
       (here = id), buttons.get(id).setAttribute("tabindex", "0"));
     mark();
   };
