@@ -26,7 +26,9 @@ from .risks import RiskRegister, risks_of
 from ..objectives import Goal, read_objectives
 from ..settings import ModelError
 from ..store import tables
+from ..store.artifact_reader import read_artifacts
 from ..store.door import Store
+from ..store.many import as_list, one_of
 from ..store.runs import RunRecord
 if TYPE_CHECKING: from mlops_nb.store.artifacts import Artifact
 
@@ -60,11 +62,23 @@ class Evidence:
     read: tuple[str, ...] = () # references of the evaluations and explanations that all this is from
 
 # %% ../../nbs/4_evaluation/49_card_evidence.ipynb #e47c1430
-def _made(store, users, type):
+def _kept_by(store, users):
+    "What these runs logged and still has its files: id of a run -> artifacts, the newest first"
+    ids, edges, versions, kept = [each.id for each in users], tables.edges.c, tables.artifacts.c, {}
+    with store.catalog.read() as connection:
+        dialect = connection.dialect.name
+        logged = one_of(edges.run_id, "ids", dialect), edges.relation == "logged"
+        of_interest = versions.type.in_(("evaluation", "explanation")), versions.removed_at.is_(None)
+        query = sa.select(edges.run_id, edges.artifact_id).join(tables.artifacts, versions.id == edges.artifact_id).where(*logged, *of_interest)
+        query = query.params(ids=as_list(ids, dialect))
+        rows = connection.execute(query.order_by(edges.created_at.desc(), edges.artifact_id.desc())).all()
+        found = {each.row_id: each for each in read_artifacts(connection, query.with_only_columns(versions.id), store.artifacts)}
+    for run_id, row in dict.fromkeys(map(tuple, rows)): kept.setdefault(run_id, []).append(found[row])
+    return kept
+
+def _made(kept, users, type):
     "Artifacts of a type that these runs made, the newest run first"
-    for run in users:
-        for relation, artifact in reversed(store.artifacts.edges_of(run.id)):
-            if relation != "used" and artifact.type == type and artifact.removed_at is None: yield artifact
+    return [artifact for run in users for artifact in kept.get(run.id, ()) if artifact.type == type]
 
 # %% ../../nbs/4_evaluation/49_card_evidence.ipynb #7fe84e4b
 def _is_about(artifact, model):
@@ -85,10 +99,10 @@ def _evaluation_in(artifact):
 _TIMINGS = ("latency_", "serving_latency_", "rows_per_s", "serving_rows_per_s") # they differ each time, so no artifact has them
 
 # %% ../../nbs/4_evaluation/49_card_evidence.ipynb #732b3141
-def _evaluations_of(store, model, users):
+def _evaluations_of(kept, model, users):
     "Evaluations with the timings that their runs logged, and their references; the newest first"
     for run in users:
-        for artifact in _made(store, [run], "evaluation"):
+        for artifact in _made(kept, [run], "evaluation"):
             if not _is_about(artifact, model) or (found := _evaluation_in(artifact)) is None: continue
             timings = {name: value for name, value in (run.metrics or {}).items() if name.startswith(_TIMINGS)}
             if found.model == model.reference: yield replace(found, timings=timings), artifact.reference
@@ -115,24 +129,24 @@ def choose_evaluation(
     return chosen, reference, parts
 
 # %% ../../nbs/4_evaluation/49_card_evidence.ipynb #b031abd8
-def _details_of(store, model, users, data):
+def _details_of(kept, model, users, data):
     "The newest details of these rows, else the newest; with their reference and their rows"
     kept_details = []
     for run in users:
-        made = [each for each in _made(store, [run], "evaluation") if _is_about(each, model)]
+        made = [each for each in _made(kept, [run], "evaluation") if _is_about(each, model)]
         rows = next((found.data for each in made if (found := _evaluation_in(each))), "")
-        kept = [(read_details(each.path(DETAILS_FILE)), each.reference, rows) for each in made if _holds(each, DETAILS_FILE)]
-        kept_details += [each for each in kept if each[0].model == model.reference]
+        found = [(read_details(each.path(DETAILS_FILE)), each.reference, rows) for each in made if _holds(each, DETAILS_FILE)]
+        kept_details += [each for each in found if each[0].model == model.reference]
     return next((each for each in kept_details if each[2] == data), kept_details[0] if kept_details else (None, "", ""))
 
 # %% ../../nbs/4_evaluation/49_card_evidence.ipynb #dbb63a8c
-def _explanations_of(store, model, users):
+def _explanations_of(kept, model, users):
     "All explanations of the newest artifact that has any"
-    for artifact in _made(store, users, "explanation"):
+    for artifact in _made(kept, users, "explanation"):
         names = [each.path for each in artifact.files if each.path.rpartition("/")[2] == "explanation.json"]
         if not names or not _is_about(artifact, model): continue
         found = tuple(_read_explanation(artifact, each) for each in sorted(names))
-        if kept := tuple(each for each in found if {"message", "checks"} <= set(each.content)): return kept # others are of another form
+        if told := tuple(each for each in found if {"message", "checks"} <= set(each.content)): return told # others are of another form
     return ()
 
 # %% ../../nbs/4_evaluation/49_card_evidence.ipynb #9ac6ea35
@@ -176,9 +190,10 @@ def gather(
     goals = read_objectives(workspace.objectives_path, workspace.settings.workspace.currency) if workspace.objectives_path.exists() else ()
     dataset = training_dataset(store, artifact)
     own = f"{dataset.artifact.reference}, test rows" if dataset else ""
-    evaluation, kept_as, parts = choose_evaluation(list(_evaluations_of(store, artifact, users)), own)
-    details, details_as, rows = _details_of(store, artifact, users, evaluation.data if evaluation else own)
-    explanations = _explanations_of(store, artifact, users)
+    kept = _kept_by(store, users)
+    evaluation, kept_as, parts = choose_evaluation(list(_evaluations_of(kept, artifact, users)), own)
+    details, details_as, rows = _details_of(kept, artifact, users, evaluation.data if evaluation else own)
+    explanations = _explanations_of(kept, artifact, users)
     if related is None: related = related_runs(store, training) if training else ()
     others = [*users, *related]
     gate = decide(goals, evaluation, others, artifact=kept_as) if evaluation else None

@@ -51,7 +51,7 @@ def training_dataset(
     "The dataset that a model was trained on"
     for relation, used in store.artifacts.edges_of(artifact.run_id) if artifact.run_id else ():
         if relation != "used" or used.type != "dataset": continue
-        try: return open_dataset(store.artifacts.use(None, used.reference))
+        try: return open_dataset(used)
         except ArtifactError: continue # files of the user's own
     return None
 

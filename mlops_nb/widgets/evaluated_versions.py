@@ -17,7 +17,8 @@ from ..evaluation.card_evidence import Evidence, gather
 from ..objectives import Goal, Measurement, Objective, measurement_from
 from ..store import tables
 from ..store.door import Store
-from ..store.runs import RunRecord
+from ..store.rows import records_of
+from ..store.runs import RunRecord, settled
 
 # %% ../../nbs/9_interface/96_evaluated_versions.ipynb #667929e9
 @dataclass(frozen=True)
@@ -131,8 +132,10 @@ def evidence_of(
     artifact = store.artifacts.use(None, reference)
     metrics = {each.metric for goal in goals for each in goal.objectives}
     def runs(*queries):
-        with store.catalog.read() as connection: found = [each for query in queries for each in connection.execute(query).scalars()]
-        return [store.runs.get(each) for each in dict.fromkeys(found)]
+        def ask(connection):
+            found = [each for query in queries for each in connection.execute(query).scalars()]
+            return records_of(connection, list(dict.fromkeys(found)), store.runs.root.parent)
+        return settled(store.runs, ask)
     users = runs(*(_judging(artifact.row_id, kept) for kept in MOST_RUNS))
     training = store.runs.get(artifact.run_id) if artifact.run_id and metrics else None
     related = runs(_measuring(training, artifact.row_id, metrics)) if training else ()

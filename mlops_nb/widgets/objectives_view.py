@@ -46,11 +46,12 @@ def _tried(make: Callable) -> tuple: # the result, or None; and what is wrong, a
     return None, element("div", problem, class_="problem")
 
 # %% ../../nbs/9_interface/97_objectives_view.ipynb #a2f346be
-def _board(store, found, goals, problems):
+def _board(store, evaluated, found, goals, problems):
     "The goals, or what is missing for them"
     if goals is None and problems: return join(problems)
-    if goals is None: return join(problems, without_goals_html(store), "" if found else _without_evaluation(store))
-    return join(problems, "" if found else _without_evaluation(store), board_html(standings(store, goals, found)))
+    start = "" if evaluated else _without_evaluation(store)
+    if goals is None: return join(without_goals_html(store), start)
+    return join(problems, start, board_html(standings(store, goals, found)))
 
 def _without_evaluation(store):
     return without_evaluation_html(list(dict.fromkeys(each.name for each in store.artifacts.versions(type="model", limit=20)))[:3])
@@ -65,14 +66,14 @@ def look(
 ) -> Look:
     "Objectives, a version, and two versions side by side"
     goals, wrong = _tried(lambda: goals_or_none(store))
-    known, problems, best = {}, [wrong] if wrong else [], champions(store)
+    known, best = {}, champions(store)
     def evidence(reference):
         if reference not in known: known[reference] = _tried(lambda: evidence_of(store, reference, goals or ()))
         return known[reference]
-    found = [(each, evidence(each.reference)[0]) for each in best]
-    if not wrong: problems += dict.fromkeys(evidence(each.reference)[1] for each in best if evidence(each.reference)[1])
-    readable = [pair for pair in found if pair[1] is not None]
-    board, broken = _tried(lambda: _board(store, readable, goals, problems))
+    judged = [(each, *evidence(each.reference)) for each in best if goals] # without goals there is nothing to judge them by
+    problems = [wrong] if wrong else list(dict.fromkeys(problem for _, _, problem in judged if problem))
+    readable = [(each, known) for each, known, _ in judged if known is not None]
+    board, broken = _tried(lambda: _board(store, bool(best), readable, goals, problems))
     chosen = model or (best[0].reference if best else "")
     one, wrong_one = evidence(chosen) if chosen else (None, Html())
     detail, wrong_detail = _tried(lambda: tuple(detail_parts(one, pictures))) if one else ((), wrong_one)
