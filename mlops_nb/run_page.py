@@ -72,9 +72,11 @@ def say_hardware(
     "What a run took of which machine"
     use, host = hardware or {}, host or {}
     def both(name, say):
-        known = f"{name}_mean" in use
-        return f"{say(use[f'{name}_mean'])} on average, {say(use[f'{name}_peak'])} at most" if known else ""
-    def total(read, written): return f"{say_bytes(use[read])} in, {say_bytes(use[written])} out" if read in use else ""
+        words = {"mean": "on average", "peak": "at most"}
+        return ", ".join(f"{say(use[f'{name}_{end}'])} {word}" for end, word in words.items() if use.get(f"{name}_{end}") is not None)
+    def total(read, written):
+        words = {read: "in", written: "out"}
+        return ", ".join(f"{say_bytes(use[name])} {word}" for name, word in words.items() if use.get(name) is not None)
     names = [each["name"] for each in host.get("gpus") or ()]
     gpus = [(f"gpu {index}", both(f"gpu_{index}_utilization_percent", "{:.0f} %".format)) for index in range(len(names))]
     return [("machine", ", ".join(filter(None, [host.get("hostname"), host.get("cpu_model"), *names]))),

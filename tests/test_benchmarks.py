@@ -233,3 +233,31 @@ def test_a_sweep_is_measured_beside_the_loop_that_people_write(monkeypatch):
     finally:
         for name in ("sweep", "run_all"):
             sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def panels(monkeypatch):
+    "The module benchmarks/widgets.py"
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import widgets
+
+    yield widgets
+    for name in ("widgets", "run_all"):
+        sys.modules.pop(name, None)
+
+
+def test_each_row_is_matched_with_its_own_point(panels):
+    "One that comes late, or with the next one, or never, counts as long as it was waited for"
+    logged, drawn = [0.0, 6.0, 12.0, 18.0, 24.0], [3.0, 6.5, 18.5, 18.5]
+    samples, judge, facts = panels.waits(logged, drawn, seen=1)
+    assert samples == [0.5, 6.5, 0.5, panels.PATIENCE_S] and judge(samples) == panels.PATIENCE_S and facts["not_drawn"] == 1
+    with pytest.raises(RuntimeError, match="no row was logged"):
+        panels.waits([0.0], [3.0], seen=1)
+
+
+def test_a_pause_of_either_thread_belongs_to_its_act(panels):
+    done = [("quiet", 0.0, 5.0), ("paging", 5.0, 7.0), ("sorting", 7.0, 9.0), ("paging", 9.0, 11.0)]
+    costs = {"turns": [(1.0, 1.01), (5.5, 5.53), (8.0, 8.4)], "heard": [(5.1, 5.2, 5.21), (9.5, 9.6, 9.8)]}
+    found = panels.costs_of(done, costs)
+    assert found["quiet"] == {"loop": 10.0, "widgets": 0.0, "callbacks": 0.0}
+    assert found["paging"] == {"loop": 30.0, "widgets": 300.0, "callbacks": 200.0} and found["sorting"]["loop"] == 400.0

@@ -69,8 +69,8 @@ def _kept_by(store, users):
         dialect = connection.dialect.name
         logged = one_of(edges.run_id, "ids", dialect), edges.relation == "logged"
         of_interest = versions.type.in_(("evaluation", "explanation")), versions.removed_at.is_(None)
-        query = sa.select(edges.run_id, edges.artifact_id).join(tables.artifacts, versions.id == edges.artifact_id).where(*logged, *of_interest)
-        query = query.params(ids=as_list(ids, dialect))
+        query = sa.select(edges.run_id, edges.artifact_id).join(tables.artifacts, versions.id == edges.artifact_id)
+        query = query.where(*logged, *of_interest).params(ids=as_list(ids, dialect))
         rows = connection.execute(query.order_by(edges.created_at.desc(), edges.artifact_id.desc())).all()
         found = {each.row_id: each for each in read_artifacts(connection, query.with_only_columns(versions.id), store.artifacts)}
     for run_id, row in dict.fromkeys(map(tuple, rows)): kept.setdefault(run_id, []).append(found[row])

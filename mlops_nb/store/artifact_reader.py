@@ -168,7 +168,7 @@ class ArtifactReader(ArtifactFiles):
         "What a run used and logged: pairs of relation (`used`, `logged`) and artifact, in order"
         edges = tables.edges.c
         with self.catalog.read() as connection:
-            rows = connection.execute(sa.select(edges).where(edges.run_id == run_id).order_by(edges.created_at)).all()
+            rows = connection.execute(sa.select(edges).where(edges.run_id == run_id).order_by(edges.created_at, edges.artifact_id)).all()
             mine = sa.select(edges.artifact_id).where(edges.run_id == run_id)
             found = {each.row_id: each for each in read_artifacts(connection, mine, self)}
         return [(relation, found[row_id]) for relation, row_id in dict.fromkeys((row.relation, row.artifact_id) for row in rows)]

@@ -88,7 +88,7 @@ def _uses(store, row):
     "The newest uses of a version."
     edges, runs = tables.edges.c, tables.runs.c
     query = (sa.select(edges.relation, runs.name, runs.id).join(tables.runs, runs.id == edges.run_id).where(edges.artifact_id == row)
-             .order_by(edges.created_at.desc()).limit(MOST))
+             .order_by(edges.created_at.desc(), edges.run_id).limit(MOST))
     with store.catalog.read() as connection: found = connection.execute(query).all()
     words = {"logged": "Made by", "used": "Used by"}
     return list(dict.fromkeys((words[each.relation], f"{each.name} ({each.id})") for each in found))
