@@ -76,7 +76,8 @@ def test_objectives_are_the_same(stores):
         record, measured = newest_measurement(store, goal.objectives[0])
         best = champions(store)
         parts = look(store, best[0].reference, text="latest"), asked_metrics(store), state_of(store)[:4]
-        return best, evaluated_versions(store, "v1"), record.id, measured, parts, *(find_view(each).static(store) for each in ("objectives", "runs"))
+        faces = find_view("objectives").static(store), find_view("runs").static(store)
+        return best, evaluated_versions(store, "v1"), record.id, measured, parts, *faces
 
     found = [ask(each) for each in stores.values()]
     assert found[0][0] and found[0][1] and "0.8" in found[0][5]

@@ -47,7 +47,8 @@ def nearest_baseline(
             if name.endswith(("_lower", "_upper")): continue
             gain, *ends = (metrics.get(f"gain_over_{name}{end}") for end in ("", "_lower", "_upper"))
             near[name] = Beside(name, gain, found.get(name), *ends)
-    return min(near.values(), key=lambda each: each.margin, default=None)
+    known = [each for each in near.values() if each.margin is not None and each.margin == each.margin]
+    return min(known, key=lambda each: each.margin, default=None)
 
 # %% ../../nbs/9_interface/96_objectives_board.ipynb #030deadc
 @dataclass(frozen=True)

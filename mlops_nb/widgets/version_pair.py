@@ -37,8 +37,8 @@ def difference(
 ) -> tuple[str, str, str]: # the difference, a mark with a word, and the tone
     "How the second value differs from the first"
     if first is None or second is None or first != first or second != second: return "", "? not comparable", "open"
+    if first == second: return "0", "= equal", "" # also where both are infinite
     found, better = second - first, is_higher_better(metric)
-    if found == 0: return "0", "= equal", ""
     if better is None: return f"{found:+.4g}", "≠ different", ""
     return (f"{found:+.4g}", "▲ better", "good") if (found > 0) == better else (f"{found:+.4g}", "▼ worse", "bad")
 
