@@ -285,7 +285,9 @@ function render({ model, el }) {
 
   // only cells whose content has changed are changed
   function updateRow(found, row, columns, grouped) {
-    shown.set(found, row);
+    const said = JSON.stringify([row, grouped, columns.map((each) => [each.name, each.kind])]);
+    if (shown.get(found)?.said === said) return;
+    shown.set(found, { row, said });
     if (grouped) delete found.dataset.id; else found.dataset.id = row.id;
     found.classList.toggle("pinned", Boolean(row.pinned));
     const boxes = grouped ? [] : ["box"];
@@ -298,13 +300,13 @@ function render({ model, el }) {
       });
   }
 
-  const shown = new WeakMap(); // element -> its row, also where the page has come to be another one meanwhile
+  const shown = new WeakMap(); // element -> its row, also where the page is another one by now, and what it was drawn from
   head.addEventListener("click", (event) => {
     const button = event.target.closest("button.sort");
     if (button) sortBy(button.dataset.sort);
   });
   body.addEventListener("click", (event) => {
-    const row = shown.get(event.target.closest("tbody > tr")), button = event.target.closest("button.sort");
+    const row = shown.get(event.target.closest("tbody > tr"))?.row, button = event.target.closest("button.sort");
     if (!row) return;
     if (button) return ask({ filter: row.filter, group: "", first: 0, sort: "", ascending: false });
     if (isGrouped() || (event.target.type !== "checkbox" && (event.target.closest("a") || String(getSelection())))) return;
