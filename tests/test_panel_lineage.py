@@ -8,7 +8,7 @@ from mlops_nb.settings import open_workspace
 from mlops_nb.store.door import open_store
 from mlops_nb.store.lineage import trace
 from mlops_nb.widgets.graph import MOST, drawing_of
-from mlops_nb.widgets.lineage_view import lineage_html
+from mlops_nb.widgets.lineage_view import Question, answer, lineage_html, record_of
 from notebooks import write_notebook
 from playwright.sync_api import expect
 
@@ -185,3 +185,13 @@ def test_beyond_what_can_be_drawn_it_is_said(lab, runs):
     assert len(drawing["nodes"]) == MOST and f"Only the nearest {MOST} are drawn" in drawing["note"]
     boxes = sorted((each["column"], each["y"]) for each in drawing["nodes"])
     assert all(below - above >= 44 for (left, above), (right, below) in zip(boxes, boxes[1:]) if left == right)  # none covers another
+
+
+def test_a_box_that_is_removed_while_it_is_open_is_no_error(store):
+    "The next answer brings a picture without it"
+    store.runs.create(id="gone0000", project="p", name="gone")
+    store.runs.finish("gone0000", "finished")
+    shown = answer(store, Question("gone"))
+    assert "gone0000" in record_of(store, shown, "run/gone0000")
+    store.runs.delete("gone0000")
+    assert record_of(store, shown, "run/gone0000") == ""
