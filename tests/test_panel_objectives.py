@@ -1,5 +1,6 @@
 "Objectives and evaluations in a panel and in a saved notebook: what holds, for whom not, why, and which of two versions is better."
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -7,7 +8,8 @@ from evaluated_models import NASTY, evaluate, fill, keep_explanation
 from lab_pages import browser, check_axe, lab, open_notebook, page  # noqa: F401
 from mlops_nb.settings import open_workspace
 from mlops_nb.store.door import open_store
-from mlops_nb.widgets.evaluated_versions import champions
+from mlops_nb.widgets.evaluated_versions import champions, evaluated_versions
+from mlops_nb.widgets.objectives_start import goals_or_none
 from mlops_nb.widgets.objectives_view import ObjectivesPanel, look, objectives_html
 from playwright.sync_api import expect
 from waiting import wait_until
@@ -221,3 +223,23 @@ def test_the_panel_in_the_dark_at_the_side_shows_a_new_evaluation(notebook, lab,
     assert panel.evaluate("panel => panel.scrollWidth - panel.clientWidth") == 0
     kept = evaluate(notebook, "churn:v0", resamples=60).artifact  # another one of the champion
     expect(panel.locator("article", has_text="told apart")).to_contain_text(kept)
+
+
+def test_only_champions_that_are_needed_are_looked_at(filled, monkeypatch):
+    "What the first one knows is asked of no other; without goals none is judged, and a saved face lists no versions"
+    from mlops_nb.widgets import objectives_view
+    asked, evidence_of, goals = [], objectives_view.evidence_of, goals_or_none(filled)
+    both = [*champions(filled), *evaluated_versions(filled, "churn:v1")]
+
+    def ask(store, reference, goals):
+        asked.append(reference)
+        return evidence_of(store, reference, goals)
+
+    monkeypatch.setattr(objectives_view, "evidence_of", ask)
+    monkeypatch.setattr(objectives_view, "champions", lambda store: both)
+    monkeypatch.setattr(objectives_view, "evaluated_versions", lambda *_: pytest.fail("nobody reads a list of versions there"))
+    for known, words, wanted in ((goals, "rings", {"churn:v0", "churn:v1"}), (None, "No objectives yet", {"churn:v0"}),
+                                 ((replace(goals[0], objectives=goals[0].objectives[:1]),), "told apart", {"churn:v0"})):
+        monkeypatch.setattr(objectives_view, "goals_or_none", lambda store, known=known: known)
+        asked.clear()
+        assert words in objectives_html(filled) and set(asked) == wanted

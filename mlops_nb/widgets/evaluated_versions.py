@@ -117,8 +117,10 @@ def _measuring(training, model_row, metrics):
         sa.select(used.artifact_id).where(used.run_id == training.id, used.relation == "used")))
     group = tables.in_group(runs.id, training.group_id) if training.group_id else sa.false()
     rank = sa.case((runs.id == training.id, 0), (group, 1), (runs.id.in_(users), 2), else_=3)
-    measured = runs.id.in_(sa.select(tables.run_metrics.c.run_id).where(tables.run_metrics.c.name.in_(metrics)))
-    around = (runs.id == training.id) | group | runs.id.in_(users) | runs.id.in_(upstream)
+    measured = sa.exists().where(tables.run_metrics.c.run_id == runs.id, tables.run_metrics.c.name.in_(metrics))
+    members = sa.select(tables.group_runs.c.run_id).where(tables.group_runs.c.group_id == training.group_id)
+    begun = sa.select(runs.id).where(runs.parent_id.in_(members))
+    around = runs.id.in_(sa.union(sa.select(sa.literal(training.id)), users, upstream, members, begun)) # OR would read all runs
     repeated = tables.is_repetition() & (runs.id != training.id)
     return sa.select(runs.id).where(measured, around, ~repeated, runs.status == "finished").order_by(rank, runs.created_at.desc()).limit(30)
 

@@ -7,7 +7,7 @@ __all__ = ['MOST_CARDS', 'LONGEST_TEXT', 'Beside', 'nearest_baseline', 'Standing
            'board_html']
 
 # %% ../../nbs/9_interface/96_objectives_board.ipynb #0f1a9cc9
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 # %% ../../nbs/9_interface/96_objectives_board.ipynb #b32ba1a7
@@ -78,7 +78,7 @@ def _of_evidence(goal, objective, place, champion, found):
 def standings(
     store: Store,
     goals: Sequence[Goal],
-    found: Sequence[tuple[EvaluatedVersion, Evidence]], # the champions, the model that was evaluated last first
+    found: Iterable[tuple[EvaluatedVersion, Evidence]], # the champions, the model evaluated last first; gone through for each objective
 ) -> list[Standing]: # in the order of the file
     "Where all objectives stand"
     asked = [(goal, objective) for goal in goals for objective in goal.objectives]

@@ -46,22 +46,33 @@ def _tried(make: Callable) -> tuple: # the result, or None; and what is wrong, a
     return None, element("div", problem, class_="problem")
 
 # %% ../../nbs/9_interface/97_objectives_view.ipynb #a2f346be
-def _board(store, evaluated, found, goals, problems):
+class _Champions:
+    "The champions with their evidence, gathered for those that are asked for; may be gone through again"
+    def __init__(self, best, evidence): self.best, self.evidence, self.problems = best, evidence, {}
+
+    def __iter__(self):
+        for each in self.best:
+            known, problem = self.evidence(each.reference)
+            if known is not None: yield each, known
+            else: self.problems[problem] = None
+
+# %% ../../nbs/9_interface/97_objectives_view.ipynb #fb51c773
+def _board(store, judged, goals):
     "The goals, or what is missing for them"
-    if goals is None and problems: return join(problems)
-    start = "" if evaluated else _without_evaluation(store)
+    start = "" if judged.best else _without_evaluation(store)
     if goals is None: return join(without_goals_html(store), start)
-    return join(problems, start, board_html(standings(store, goals, found)))
+    board = board_html(standings(store, goals, judged))
+    return join(list(judged.problems), start, board)
 
 def _without_evaluation(store):
     return without_evaluation_html(list(dict.fromkeys(each.name for each in store.artifacts.versions(type="model", limit=20)))[:3])
 
-# %% ../../nbs/9_interface/97_objectives_view.ipynb #fb51c773
+# %% ../../nbs/9_interface/97_objectives_view.ipynb #cd2e17a2
 def look(
     store: Store,
     model: str = "", # reference of the version in detail; default: the first champion
     beside: str = "", # of another one to compare it with
-    text: str = "", # a part of the references or aliases that are listed
+    text: str | None = "", # a part of the references or aliases that are listed; None: none are
     pictures: bool = True, # whether the figures of explanations are part of it
 ) -> Look:
     "Objectives, a version, and two versions side by side"
@@ -70,16 +81,14 @@ def look(
     def evidence(reference):
         if reference not in known: known[reference] = _tried(lambda: evidence_of(store, reference, goals or ()))
         return known[reference]
-    judged = [(each, *evidence(each.reference)) for each in best if goals] # without goals there is nothing to judge them by
-    problems = [wrong] if wrong else list(dict.fromkeys(problem for _, _, problem in judged if problem))
-    readable = [(each, known) for each, known, _ in judged if known is not None]
-    board, broken = _tried(lambda: _board(store, bool(best), readable, goals, problems))
+    board, broken = (wrong, Html()) if wrong else _tried(lambda: _board(store, _Champions(best, evidence), goals))
     chosen = model or (best[0].reference if best else "")
     one, wrong_one = evidence(chosen) if chosen else (None, Html())
     detail, wrong_detail = _tried(lambda: tuple(detail_parts(one, pictures))) if one else ((), wrong_one)
     pair = _pair(store, one, *evidence(beside)) if one and beside else Html()
     detail = detail or ((("What is wrong", wrong_detail),) if wrong_detail else ())
-    return Look(tuple(evaluated_versions(store, text)), best[0].title if best else "", board or broken, detail,
+    versions = () if text is None else tuple(evaluated_versions(store, text))
+    return Look(versions, best[0].title if best else "", board or broken, detail,
                 one.artifact.reference if one else chosen, pair)
 
 def _pair(store, one, other, problem):
@@ -119,7 +128,7 @@ def objectives_html(
 ) -> str: # under 100 KB
     "The objectives as they are now"
     for pictures in (True, False):
-        found = look(store, model, beside, pictures=pictures)
+        found = look(store, model, beside, None, pictures)
         parts = [("the objectives", found.board), ("two versions side by side", found.pair), *_detail(found)]
         if sum(len(part.encode()) for _, part in parts) < MOST_BYTES - 12_000: break
     without = element("p", "The figures of the explanations are in their artifact, and in the live panel.", class_="muted")
