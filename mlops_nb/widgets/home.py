@@ -10,13 +10,13 @@ import ast
 from pathlib import Path
 
 # %% ../../nbs/9_interface/97_home.ipynb #8cd336e3
-import nbformat
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from typing import TYPE_CHECKING
 
 # %% ../../nbs/9_interface/97_home.ipynb #9fdef608
 from ..settings import Workspace
 from ..experiments.whole_files import write_whole
 from .views import known_views
+if TYPE_CHECKING: from nbformat import NotebookNode
 
 # %% ../../nbs/9_interface/97_home.ipynb #da8074a2
 HOME, KERNEL, TAG = "Home.ipynb", "mlops-nb", "view"
@@ -25,8 +25,10 @@ IMPORT = "from mlops_nb.widgets.views import show"
 # %% ../../nbs/9_interface/97_home.ipynb #728c4514
 def home_notebook(
     project: str, # name of the project, the title
-) -> nbformat.NotebookNode:
+) -> "NotebookNode":
     "A Home notebook with all panels that are registered for it"
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
     about = f"# {project}\nEach cell is a panel, and live while JupyterLab runs. Cells with the tag `{TAG}` are run when it starts."
     title = new_markdown_cell(about, id="title")
     names = [each.name for each in known_views() if each.place]
@@ -41,6 +43,8 @@ def write_home(
     workspace: Workspace,
 ) -> Path: # of the notebook
     "The workspace's Home notebook, made where there is none"
+    import nbformat
+
     path = workspace.root / HOME
     if not path.exists(): write_whole(path, nbformat.writes(home_notebook(workspace.settings.workspace.project)))
     return path

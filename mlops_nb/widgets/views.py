@@ -42,23 +42,26 @@ def register(
 
 # %% ../../nbs/9_interface/96_views.ipynb #847a5b8e
 @cache
-def _import_own():
-    "Import the modules that register the package's own views."
+def _own_modules():
+    "Names of the modules that register the package's own views."
     import mlops_nb.widgets as package
-    for each in pkgutil.iter_modules(package.__path__):
-        if each.name.endswith("_view"): import_module(f"{package.__name__}.{each.name}")
+    return [each.name for each in pkgutil.iter_modules(package.__path__) if each.name.endswith("_view")]
+
+def _import_own(names):
+    for each in names: import_module(f"mlops_nb.widgets.{each}")
 
 # %% ../../nbs/9_interface/96_views.ipynb #709b5de6
 def known_views() -> list[View]: # in the order of the Home page
     "All views that are registered"
-    _import_own()
+    _import_own(_own_modules())
     return sorted(_views.values(), key=lambda view: (view.place, view.name))
 
 def find_view(
     name: str,
 ) -> View:
     "A view by its name. Raises `NotFoundError` with those that there are"
-    if name not in _views: _import_own()
+    if name not in _views: _import_own({f"{name}_view"} & {*_own_modules()})
+    if name not in _views: _import_own(_own_modules())
     if name not in _views: raise NotFoundError("view", name, sorted(_views))
     return _views[name]
 
