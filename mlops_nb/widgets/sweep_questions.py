@@ -35,7 +35,7 @@ class SweepQuestions:
 
     @property
     def fields(self) -> tuple[Field, ...]:
-        return (Field(FILE, CHOICE, self.files[0], None, True, "", "", self.files), _limit("trials", "as the file says", "in all"),
+        return (Field(FILE, CHOICE, self.files[0], None, False, "", "", self.files), _limit("trials", "as the file says", "in all"),
                 _limit("workers", "as the settings say", "trials at the same time"))
 
     def problems(self, answers: Answers, complete: bool = True) -> Iterator[tuple[str, str]]:
