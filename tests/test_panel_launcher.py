@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import socket
+import sys
 import threading
 from contextlib import suppress
 
@@ -429,7 +430,9 @@ class OtherQuestions(SweepQuestions):
         return ["other", *answers.texts.values()]
 
 
-def test_threads_ask_while_somebody_answers():
+def test_threads_ask_while_somebody_answers(request):
+    request.addfinalizer(lambda before=sys.getswitchinterval(): sys.setswitchinterval(before))
+    sys.setswitchinterval(1e-6)
     asked, wrong, begun = (SweepQuestions(("sweep.yaml",)), OtherQuestions(("other.yaml",))), [], []
     form, go_on = Form(lambda words, _: begun.append(words)), threading.Event()
 
@@ -444,7 +447,7 @@ def test_threads_ask_while_somebody_answers():
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     wait_until(lambda: form.ready)
-    for each in asked * 200:
+    for each in asked * 500:
         texts = {"sweep file": each.files[0], "trials": "1", "workers": ""}
         with suppress(ParameterError):
             form._hear(form, {"run": True, "label": each.label, "texts": texts, "nones": {}}, [])
