@@ -142,6 +142,7 @@ def test_what_was_typed_last_is_run_and_keys_are_the_forms_own(page, lab, store)
     expect(items(page).first).to_contain_text("-p data 'typed a moment ago.csv'")
     data.fill("by key.csv")
     cells = page.locator(".jp-Notebook .jp-Cell").count()
+    expect(run).to_have_attribute("aria-disabled", "false")  # the first one has begun
     run.focus()
     page.keyboard.press("b")  # a command of notebooks: a new cell below
     page.keyboard.press("Enter")
@@ -431,7 +432,8 @@ class OtherQuestions(SweepQuestions):
 
 
 def test_threads_ask_while_somebody_answers(request):
-    request.addfinalizer(lambda before=sys.getswitchinterval(): sys.setswitchinterval(before))
+    before = sys.getswitchinterval()
+    request.addfinalizer(lambda: sys.setswitchinterval(before))
     sys.setswitchinterval(1e-6)
     asked, wrong, begun = (SweepQuestions(("sweep.yaml",)), OtherQuestions(("other.yaml",))), [], []
     form, go_on = Form(lambda words, _: begun.append(words)), threading.Event()

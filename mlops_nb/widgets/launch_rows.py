@@ -122,8 +122,8 @@ def row_of(
     mark, kind = MARKS.get(status, ("?", "open"))
     command = shlex.join(["mlops-nb", *launch.command]) if launch.command else f"launch {launch.id}"
     name = " ".join(launch.command[:2]) or f"launch {launch.id}"
-    return {"id": launch.id, "name": name, "command": command, "created_at": launch.created_at, "status": status, "mark": mark, "kind": kind,
-            "done": progress.done, "total": progress.total, "progress": progress.text, "said": "", "cancels": launch.cancels,
+    return {"id": launch.id, "name": name, "command": command, "created_at": launch.created_at, "status": status, "mark": mark,
+            "kind": kind, "done": progress.done, "total": progress.total, "progress": progress.text, "said": "", "cancels": launch.cancels,
             "alive": bool(launch.alive), "over": False, "resume": [], **more}
 
 # %% ../../nbs/9_interface/96_launch_rows.ipynb #40bb77cb

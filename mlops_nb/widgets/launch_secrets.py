@@ -55,7 +55,8 @@ def secrets_for(
     problems = []
     for each in signature or ():
         if not each.secret: continue
-        if (each.required or each.name in before) and not environ.get(secret_variable(each.name)): problems.append(_missing(each, notebook, root))
+        needed = each.required or each.name in before
+        if needed and not environ.get(secret_variable(each.name)): problems.append(_missing(each, notebook, root))
         else:
             try: find_secret(each.name, False, environ)
             except ParameterError as problem: problems.append(str(problem))
@@ -65,5 +66,5 @@ def secrets_for(
 # %% ../../nbs/9_interface/96_launch_secrets.ipynb #9298c675
 def _missing(parameter, notebook, root):
     name = notebook.relative_to(root.resolve()) if notebook.is_relative_to(root.resolve()) else notebook
-    return (f"nothing was begun: {parameter.name} is a secret of {name}, and is not kept; pick this notebook, enter it there and try again, "
-            f"or set the environment variable {secret_variable(parameter.name)} for JupyterLab")
+    return (f"nothing was begun: {parameter.name} is a secret of {name}, and is not kept; pick this notebook, enter it there and try "
+            f"again, or set the environment variable {secret_variable(parameter.name)} for JupyterLab")
