@@ -343,11 +343,11 @@ def kill_run(store):
     return ["resume", run.id, "--log-output"]
 
 
-@pytest.mark.parametrize("source", [NEEDY, NEEDY.replace("SecretStr\nw", "SecretStr | None = None\nw")], ids=["needed", "given before"])
-@pytest.mark.parametrize("kill", [kill_sweep, kill_run])
+WILLING = NEEDY.replace("SecretStr\nw", "SecretStr | None = None\nw")  # a run knows that it was given one; a sweep keeps no record of that
+
+
+@pytest.mark.parametrize("kill, source", [(kill_sweep, NEEDY), (kill_run, NEEDY), (kill_run, WILLING)])
 def test_what_is_resumed_gets_the_secrets_of_its_own_notebook(alone, panel, begun, kill, source):
-    if kill is kill_sweep and "None" in source:
-        pytest.skip("a sweep keeps no record of which secrets it was given")
     root = alone.workspace.root
     for name in ("train.ipynb", "another.ipynb"):
         write_notebook(root / name, source)
@@ -390,7 +390,7 @@ def test_what_is_damaged_on_disk_stays_in_its_row(alone, panel):
     (detached.launches_folder(alone) / "a folder of a person").mkdir()
     seen(panel, lambda: len(panel.watch.list.rows) == 5)
     rows = {row["id"]: row for row in panel.watch.list.rows}
-    assert "request.json is no JSON" in rows[damaged.id]["said"] and "JSONDecodeError" in rows[sweep.id]["said"]
+    assert "request.json is no JSON" in rows[damaged.id]["said"] and rows[sweep.id]["said"] == ""
     assert (rows[old.id]["said"], rows[old.id]["alive"]) == ("", False) and not panel.problems.value
     panel.watch.choose(old.id)
     shutil.rmtree(old.folder)

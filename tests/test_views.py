@@ -1,5 +1,6 @@
 """Views in a real JupyterLab: what a cell has shown before goes when it runs again."""
 from lab_browser import open_notebook, run_cell
+from playwright.sync_api import expect
 
 SHOW = "from mlops_nb.widgets.views import show\nshow('runs')"
 COUNT = """
@@ -23,3 +24,19 @@ def test_a_cell_that_runs_again_closes_its_panel(page, lab):
     assert said[2] == said[4] != "0"
     assert said[6] == said[8] != "0"
     page.locator(".mlops-panel tbody, .mlops-panel .mlops-table").first.wait_for()
+
+
+def test_keys_that_are_meant_for_a_panel_stay_in_it(page, lab):
+    open_notebook(page, lab, SHOW, "1 + 1")
+    page.locator(".mlops-panel .mlops-table tbody").wait_for()
+    cells = page.locator(".jp-Notebook .jp-Cell")
+    controls = page.locator(".mlops-panel :is(button, select, input, summary):visible:enabled")
+    before, seen = cells.count(), controls.count()
+    assert seen > 5
+    for at in range(seen):
+        controls.nth(at).focus()
+        page.keyboard.press("b")  # in JupyterLab: a further cell
+        assert cells.count() == before, controls.nth(at).evaluate("each => each.outerHTML")
+    page.locator(".jp-CodeCell").nth(1).locator(".jp-InputPrompt").click()
+    page.keyboard.press("b")
+    expect(cells).to_have_count(before + 1)

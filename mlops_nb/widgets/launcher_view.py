@@ -162,14 +162,10 @@ class LauncherPanel(Panel):
 
     def _in_thread(self, act, finish):
         def work():
-            said = ""
             try: act()
-            except MlopsError as error: said = str(error)
-            except Exception as error: said = f"{type(error).__name__}: {error}"
-            self.complain(said, "begun") # a place of its own: the click that began this has ended well, and takes back its own words
-            finish()
+            finally: finish()
             self.listed.hurry()
-        threading.Thread(target=work, name="mlops-launcher", daemon=True).start()
+        threading.Thread(target=self.guarded(work), name="mlops-launcher", daemon=True).start()
 
 # %% ../../nbs/9_interface/97_launcher_view.ipynb #58f78f8a
 def launcher_panel(store: Store, notebook: str = "") -> LauncherPanel: return LauncherPanel(store, notebook)

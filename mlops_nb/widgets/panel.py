@@ -63,16 +63,14 @@ class Panel(widgets.VBox):
 
     def guarded(self,
         act: Callable, # what a button or a change calls
-    ) -> Callable: # the same; an error stands in the panel, and it goes with the next call that ends well
+    ) -> Callable: # the same; an error stands in the panel until the next call
         "A callback that cannot fail unseen"
         @wraps(act)
         def guarded(*arguments, **options):
-            try: result = act(*arguments, **options)
+            self.complain("", "act") # at first: what it begins in a thread may fail before it ends
+            try: return act(*arguments, **options)
             except MlopsError as error: self.complain(str(error), "act")
             except Exception as error: self.complain(f"{type(error).__name__}: {error}", "act")
-            else:
-                self.complain("", "act")
-                return result
         return guarded
 
     def close(self) -> None:

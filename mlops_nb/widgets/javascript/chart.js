@@ -2,7 +2,6 @@
 const KINDS = { lines: drawLines, points: drawPoints, parallel: drawParallel };
 const TRAITS = ["kind", "label", "height", "series", "x_title", "y_title", "x_kind", "log_y", "smoothing", "bands", "y_range", "points", "axes", "lines", "chosen", "colour_title", "tools"];
 const MOST_ROWS = 12; // of a readout
-let charts = 0;
 
 // Colour and dash of each line, which it keeps while others come and go; a group shares its colour
 function makeSlots() {
@@ -36,7 +35,7 @@ function fillTable(place, { head, rows, note }) {
 // Smoothing and a logarithmic axis, which need no kernel: one that is busy with a cell would not answer
 function makeTools(model) {
   const set = (name, value) => { model.set(name, value); model.save_changes(); };
-  const range = node("input", { type: "range", min: "0", max: "0.99", step: "0.01", "data-lm-suppress-shortcuts": "true" }), said = node("output"), log = node("input", { type: "checkbox" });
+  const range = node("input", { type: "range", min: "0", max: "0.99", step: "0.01" }), said = node("output"), log = node("input", { type: "checkbox" });
   const smoothing = node("label", {}, "Smoothing ", range, " ", said), logarithmic = node("label", {}, log, " log axis"), bar = node("div", { class: "bar tools" }, smoothing, logarithmic);
   range.addEventListener("input", () => set("smoothing", Number(range.value)));
   log.addEventListener("change", () => set("log_y", log.checked));
@@ -51,10 +50,10 @@ function makeTools(model) {
 }
 
 function render({ model, el }) {
-  const id = ++charts, get = (name) => model.get(name);
+  const id = Math.random().toString(36).slice(2), get = (name) => model.get(name);
   el.classList.add("mlops", "mlops-chart");
   const summary = node("p", { class: "unseen", id: `mlops-chart-${id}` }), readout = node("div", { class: "readout", hidden: "" });
-  const plot = node("div", { class: "plot", "data-lm-suppress-shortcuts": "true", "aria-describedby": summary.id });
+  const plot = node("div", { class: "plot", "aria-describedby": summary.id });
   const legend = node("ul", { class: "legend" }), controls = node("div", { class: "bar brushes" });
   const tableButton = node("button", { type: "button", "aria-expanded": "false" }, "Show as table"), region = node("div", { class: "scroll", role: "region", tabindex: "0", hidden: "" });
   const frame = node("div", { class: "frame" }, plot, readout);

@@ -2,13 +2,11 @@
 const WAIT_MS = 250;
 const STEPS = 1000;
 
-const KEYS = ["button", "input", "select", "code"]; // in which letters and Enter would be commands of JupyterLab's
 const make = (tag, attributes = {}, ...content) => {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value !== false && value !== null && value !== undefined) made.setAttribute(name, value === true ? "" : value);
   }
-  if (KEYS.includes(tag)) made.dataset.lmSuppressShortcuts = "true";
   made.append(...content);
   return made;
 };

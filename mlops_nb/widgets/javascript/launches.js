@@ -1,9 +1,7 @@
 // Launches in a list, the newest first, with what can be done with each, and the output of the chosen one.
-const KEYS = ["button", "input", "select", "pre"]; // in which letters and Enter would be commands of JupyterLab's
 const make = (tag, attributes = {}, ...content) => {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) if (value !== null) made.setAttribute(name, value);
-  if (KEYS.includes(tag)) made.dataset.lmSuppressShortcuts = "true";
   made.append(...content);
   return made;
 };

@@ -12,7 +12,7 @@ function brushSelect(view, axis, values) {
     ? rangesOf(values).map((range) => ({ range, name: range[0] === range[1] ? sayNumber(range[0]) : `${sayNumber(range[0])} to ${sayNumber(range[1])}` }))
     : axis.scale.words.map((word) => ({ words: [word], name: word }));
   if (brush && !options.some((each) => each.name === brush.name)) options.push(brush);
-  const select = node("select", { "data-lm-suppress-shortcuts": "true", "data-axis": axis.name, "aria-label": `Keep only ${axis.name}` }, node("option", { value: "" }, "all"), ...options.map((each, at) => node("option", { value: at }, each.name)));
+  const select = node("select", { "data-axis": axis.name, "aria-label": `Keep only ${axis.name}` }, node("option", { value: "" }, "all"), ...options.map((each, at) => node("option", { value: at }, each.name)));
   select.value = brush ? String(options.findIndex((each) => each.name === brush.name)) : "";
   select.addEventListener("change", () => view.brush(axis.name, select.value === "" ? null : options[Number(select.value)]));
   return node("label", {}, axis.name, " ", select);

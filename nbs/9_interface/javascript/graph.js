@@ -40,7 +40,6 @@ function connect(edges) {
 
 function render({ model, el }) {
   el.classList.add("mlops", "mlops-graph");
-  el.setAttribute("data-lm-suppress-shortcuts", "true"); // JupyterLab's own keys, such as Enter, mean something else
   const name = `g${Math.random().toString(36).slice(2)}`; // of this view, for ids
   let place = { x: 0, y: 0, scale: 1 }, nodes = new Map(), ways = connect([]), buttons = new Map(), lines = [], here = "", listed = false, own = false; // own: somebody has moved the view
 

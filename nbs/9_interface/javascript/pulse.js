@@ -1,5 +1,11 @@
-// Says every five seconds that the panel around it is on screen.
+// Says every five seconds that the panel around it is on screen, and keeps keys that are meant for the panel in it.
 const EVERY_MS = 5000;
+
+// JupyterLab takes letters, arrows and Enter as commands on the cell, also where a button or a menu of its output has the focus
+const stay = (event) => {
+  const isCommand = event.ctrlKey || event.metaKey || event.altKey || (event.shiftKey && event.key === "Enter");
+  if (!isCommand && event.key !== "Escape" && event.key !== "Tab") event.stopPropagation();
+};
 
 function render({ model, el }) {
   el.classList.add("mlops-pulse");
@@ -14,12 +20,18 @@ function render({ model, el }) {
     onScreen = entries[entries.length - 1].isIntersecting;
     say();
   });
-  requestAnimationFrame(() => watcher.observe(el.closest(".mlops-panel") || el));
+  let panel = null;
+  requestAnimationFrame(() => {
+    panel = el.closest(".mlops-panel") || el.parentElement;
+    watcher.observe(panel);
+    panel.addEventListener("keydown", stay);
+  });
   document.addEventListener("visibilitychange", say);
   const timer = setInterval(say, EVERY_MS);
   return () => {
     clearInterval(timer);
     watcher.disconnect();
+    panel?.removeEventListener("keydown", stay);
     document.removeEventListener("visibilitychange", say);
   };
 }

@@ -2,7 +2,6 @@
 const MARKS = { finished: ["✓", "good"], met: ["✓", "good"], failed: ["✗", "bad"], killed: ["✗", "bad"], missed: ["✗", "bad"],
   running: ["▶", "open"], queued: ["…", "open"], cancelled: ["–", "open"], pruned: ["–", "open"] };
 const RIGHT = ["number", "duration"];
-let count = 0;
 
 function make(name, words = {}, ...children) {
   const found = document.createElement(name);
@@ -96,7 +95,7 @@ function content(kind, value) {
 }
 
 function render({ model, el }) {
-  const id = `mlops-table-${++count}`;
+  const id = `mlops-table-${Math.random().toString(36).slice(2)}`; // each table has this module to itself, and could not count
   let active = null; // id of the row that the keyboard is at
   let anchor = null; // where a range of chosen rows begins
   el.classList.add("mlops", "mlops-table");
