@@ -35,7 +35,7 @@ def write_whole(
 ) -> None:
     "Replaces a file by a new one; at every moment there is the old or the new one. Raises `StoreError`"
     target, data = Path(os.path.realpath(path)), text.encode("utf-8", "backslashreplace") # a lone surrogate becomes JSON's own escape
-    with temporary_file(target.parent, "save a notebook in") as temporary, temporary.open("xb") as file:
+    with temporary_file(target.parent, f"write {target.name!r} in") as temporary, temporary.open("xb") as file:
         old = _stat(target)
         if not _as_before(old, os.fstat(file.fileno())): return _write_in_place(target, data, to_disk)
         if old: os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode))
@@ -50,7 +50,7 @@ def _write(file, data, to_disk):
 def _write_in_place(target, data, to_disk):
     try:
         with target.open("wb") as file: _write(file, data, to_disk)
-    except OSError as problem: raise storage_error("save the notebook", target, problem) from problem
+    except OSError as problem: raise storage_error("write", target, problem) from problem
 
 # %% ../../nbs/5_experiments/52_whole_files.ipynb #a490f714
 def check_output(
