@@ -7422,6 +7422,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'mlops_nb/widgets/launch_curve.py'),
                                                'mlops_nb.widgets.launch_curve.LaunchCurve.__init__': ( '9_interface/launch_curve.html#launchcurve.__init__',
                                                                                                        'mlops_nb/widgets/launch_curve.py'),
+                                               'mlops_nb.widgets.launch_curve.LaunchCurve._pick': ( '9_interface/launch_curve.html#launchcurve._pick',
+                                                                                                    'mlops_nb/widgets/launch_curve.py'),
                                                'mlops_nb.widgets.launch_curve.LaunchCurve.look': ( '9_interface/launch_curve.html#launchcurve.look',
                                                                                                    'mlops_nb/widgets/launch_curve.py'),
                                                'mlops_nb.widgets.launch_curve.LaunchCurve.show': ( '9_interface/launch_curve.html#launchcurve.show',

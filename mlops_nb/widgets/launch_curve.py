@@ -17,15 +17,16 @@ from ..store.record import LIVE, RunRecord
 from ..store.run_curves import RunCurves
 from ..store.runs import RunStore
 from .chart import Chart
+from .run_figures import telling_names
 
 # %% ../../nbs/9_interface/96_launch_curve.ipynb #27549ae2
 def offer(
     menu: widgets.Dropdown,
     options: Iterable[str], # from now on
+    chosen: str | None, # one of them
 ) -> None:
-    "Let a menu have other options, and keep what is chosen where it is still there"
-    if tuple(menu.options) == tuple(options): return
-    chosen = menu.value if menu.value in options else next(iter(options), None)
+    "Let a menu have other options"
+    if tuple(menu.options) == tuple(options) and menu.value == chosen: return
     menu.options = options
     menu.value = None
     menu.value = chosen # a message of its own: a browser that has just got the options has forgotten which one it was
@@ -35,6 +36,7 @@ def offer(
 class Curves:
     "What there is to draw"
     names: tuple[str, ...] = () # of metrics
+    metric: str | None = None # that is drawn: the one that was picked, or the most telling one
     series: list[dict] = field(default_factory=list) # of a `Chart`
 
 # %% ../../nbs/9_interface/96_launch_curve.ipynb #de017289
@@ -45,23 +47,34 @@ class LaunchCurve(widgets.VBox):
         hurry: Callable[[], None], # called where another metric was picked
     ):
         self.curves, self.metric = RunCurves(runs), widgets.Dropdown(description="Metric")
+        self._hurry, self._picked = hurry, None # the metric that somebody has picked
+        self._offering = False # whether the menu is filled just now, by nobody's hand
         self.chart = Chart(kind="lines", label="Metric of the launch", x_title="step", height=220)
         super().__init__([self.metric, self.chart])
         self.layout.display = "none"
-        self.metric.observe(lambda _: hurry(), "value")
+        self.metric.observe(self._pick, "value")
+
+    def _pick(self, change):
+        if self._offering: return
+        self._picked = change["new"]
+        self._hurry()
 
     def look(self, records: Sequence[RunRecord]) -> Curves:
         "Read on in the journals of these runs. Raises `StoreError`"
         self.curves.look([each.id for each in records])
-        names = tuple(self.curves.names)
-        metric = self.metric.value if self.metric.value in names else next(iter(names), None)
+        names = tuple(telling_names(self.curves))
+        metric = self._picked if self._picked in names else next(iter(names), None)
         drawn = [(each, self.curves.curve(each.id, metric)) for each in records] if metric else []
-        return Curves(names, [{"id": run.id, "name": f"{run.step or run.name} {run.id}", "x": curve.x, "y": curve.y,
-                               "live": run.status in LIVE, "group": run.id} for run, curve in drawn if curve.x])
+        series = [{"id": run.id, "name": f"{run.step or run.name} {run.id}", "x": curve.x, "y": curve.y, "live": run.status in LIVE,
+                   "group": run.id} for run, curve in drawn if curve.x]
+        return Curves(tuple(sorted(names)), metric, series)
 
     def show(self, found: Curves) -> None:
         "Draw what was found"
-        offer(self.metric, found.names)
-        self.chart.y_title, self.chart.label = self.metric.value or "", f"{self.metric.value} of the launch"
+        if found.metric != self._picked in found.names: return # somebody wants to see another one by now
+        self._offering = True
+        offer(self.metric, found.names, found.metric)
+        self._offering = False
+        self.chart.y_title, self.chart.label = found.metric or "", f"{found.metric} of the launch"
         self.chart.series = found.series
         self.layout.display = "flex" if found.names else "none"
