@@ -7404,6 +7404,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                 'mlops_nb/widgets/home_server.py'),
                                               'mlops_nb.widgets.home_server.bring_outputs': ( '9_interface/home_server.html#bring_outputs',
                                                                                               'mlops_nb/widgets/home_server.py'),
+                                              'mlops_nb.widgets.home_server.hold_home': ( '9_interface/home_server.html#hold_home',
+                                                                                          'mlops_nb/widgets/home_server.py'),
                                               'mlops_nb.widgets.home_server.run_cell': ( '9_interface/home_server.html#run_cell',
                                                                                          'mlops_nb/widgets/home_server.py'),
                                               'mlops_nb.widgets.home_server.run_home': ( '9_interface/home_server.html#run_home',

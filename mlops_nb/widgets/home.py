@@ -29,7 +29,8 @@ def home_notebook(
     "A Home notebook with all panels that are registered for it"
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-    about = f"# {project}\nEach cell is a panel, and live while JupyterLab runs. Cells with the tag `{TAG}` are run when it starts."
+    about = (f"# {project}\nLaunch notebooks, follow runs, walk along the lineage, see whether the goals are met and what the hardware\n"
+             f"did. A panel that stays empty comes with *Run > Run All Cells*; `mlops-nb lab` runs cells with the tag `{TAG}`.")
     title = new_markdown_cell(about, id="title")
     names = [each.name for each in known_views() if each.place]
     imports = f"{IMPORT}\n\n"
