@@ -111,8 +111,8 @@ def doctor(ctx, deep, fix, as_json):
 def lab(arguments):
     """Open JupyterLab in the workspace.
 
-    It shows the Home notebook, whose panels are live. It listens on this computer only, and asks for a token. What is given
-    further goes to JupyterLab, such as --no-browser or --port=8899.
+    It shows the Home notebook, whose panels are live. It listens on this computer only, and asks for a token. Other
+    arguments are passed on to JupyterLab, such as --no-browser or --port=8899.
     """
     root = open_workspace().root
     options = ["--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={root}", "--LabApp.default_url=/lab/tree/Home.ipynb",

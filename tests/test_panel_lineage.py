@@ -118,6 +118,12 @@ def test_a_name_that_is_unknown_is_said_with_the_nearest(page, lab, runs):
     page.get_by_role("button", name="Show", exact=True).click()
     expect(page.locator(".mlops-graph .view .node")).to_have_count(4)
     expect(page.locator(".mlops-panel [role=alert]")).to_have_count(0)
+    page.get_by_role("combobox", name="Start at").fill("digits")
+    page.get_by_role("button", name="Show", exact=True).click()
+    expect(record(page).get_by_role("heading", name="digits:v0")).to_be_visible()  # what is asked for is opened, so that acts mean it
+    page.get_by_role("combobox", name="Start at").fill("net")
+    page.get_by_role("button", name="Show", exact=True).click()
+    expect(record(page).get_by_role("heading", name="net:v0")).to_be_visible()
     store = open_store(open_workspace(lab.root))
     store.runs.create(id="later000", project="p", name="<img src=x>")
     store.artifacts.use("later000", "net")

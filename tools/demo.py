@@ -120,7 +120,7 @@ def main():
     title(f"Try next, after: cd {DEMO.name} && source {os.path.relpath(sys.prefix, DEMO)}/bin/activate")
     print(f"  mlops-nb runs open {best.evaluate['id']}              the evaluation as a report, in the browser")
     print(f"  mlops-nb runs compare {best.train['id']} {other.train['id']}  what made the difference")
-    print("  mlops-nb lab                             the notebooks, to change and run them")
+    print("  mlops-nb lab                             JupyterLab, with live panels of all that")
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def data_options(command):
 
 # %% ../../nbs/9_interface/98_init.ipynb #231deb7a
 NEXT = (("mlops-nb run", "run all notebooks, in order"), ("mlops-nb runs list", "see what was recorded"),
-        ("mlops-nb lab", "open the notebooks"))
+        ("mlops-nb lab", "JupyterLab, with live panels"))
 
 # %% ../../nbs/9_interface/98_init.ipynb #a893a609
 def inspect_given(

@@ -119,7 +119,8 @@ def row_of(
     **more, # over, said, resume
 ) -> dict: # JSON
     "A launch as the list shows it"
-    mark, kind = MARKS.get(status, ("?", "open"))
+    if launch.cancels and status in LIVE: status = "cancelling"
+    mark, kind = MARKS.get(status, ("…" if status == "cancelling" else "?", "open"))
     command = shlex.join(["mlops-nb", *launch.command]) if launch.command else f"launch {launch.id}"
     name = " ".join(launch.command[:2]) or f"launch {launch.id}"
     return {"id": launch.id, "name": name, "command": command, "created_at": launch.created_at, "status": status, "mark": mark,
@@ -164,5 +165,6 @@ class LaunchBook:
         if launch.command[0] == "sweep": progress = trials_of(sweep)
         else: progress = self._cells.progress(self.store.runs.folder(runs[0].id) / "notebook.ipynb") if runs else Progress()
         if not done: return row_of(launch, status, progress)
-        said = say_error(runs[0].error)[:300] if runs and runs[0].error else ""
+        told = runs and runs[0].error and status != "cancelled" # what a person has ended is no failure
+        said = say_error(runs[0].error)[:300] if told else ""
         return row_of(launch, status, progress, over=True, said=said, resume=resume_command(launch, status, runs, sweep))

@@ -113,6 +113,7 @@ class LineageParts(Panel):
     "The controls of the lineage panel"
     def __init__(self, store: Store, question: Question):
         self.store, self.question, self.lineage, self._affected, self._entered_at = store, question, None, "", 0.0
+        self._asked = False # whether a person has asked since the last answer
         self.start = widgets.Combobox(value=question.start, placeholder="the newest model", description="Start at",
                                       ensure_option=False, tooltip="A name, name:v3, a run's id, latest, sha256:…", **_sized("280px"))
         self.go = widgets.Button(description="Show", tooltip="Show the lineage of what is written there", button_style="primary")
@@ -137,13 +138,16 @@ class LineageAnswers(LineageParts):
     def _tell(self, found):
         question, lineage = found
         if question != self.question: return
-        if self.lineage is None or lineage is None or lineage.root != self.lineage.root: self._affected, self.graph.highlight = "", ""
+        moved = self.lineage is None or lineage is None or lineage.root != self.lineage.root
+        if moved: self._affected, self.graph.highlight = "", ""
         self.lineage = lineage
         if lineage is None:
             self.sentence.value = str(element("p", NOTHING))
             return
         self.graph.label = f"Lineage of {lineage.node(lineage.root).name}"
         self.graph.draw(drawing_of(lineage))
+        if moved and self._asked: self.graph.chosen = lineage.root # who asks for another start means that one
+        self._asked = False
         self._chosen()
 
     def _chosen(self, *_):
@@ -192,7 +196,7 @@ class LineagePanel(LineageAnswers):
         self._ask()
 
     def _ask(self, *_):
-        self.question = Question(self.start.value.strip(), self.way.value, self.depth.value or None)
+        self.question, self._asked = Question(self.start.value.strip(), self.way.value, self.depth.value or None), True
         self.seen.hurry()
 
     def _walk(self, upstream):

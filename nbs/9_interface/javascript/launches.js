@@ -6,6 +6,7 @@ const make = (tag, attributes = {}, ...content) => {
   return made;
 };
 const CANCEL = ["Cancel", "Cancel now", "Kill"];
+const HINTS = ["Lets what runs come to a clean end", "Interrupts what runs", "Ends the process at once"];
 
 // What has ended since the last look, in words; of what had ended before anybody looked nothing is said
 function endings(rows, before) {
@@ -55,7 +56,7 @@ function render({ model, el }) {
     parts.status.textContent = `${row.mark} ${row.status}`;
     parts.command.textContent = row.command;
     parts.command.setAttribute("aria-pressed", String(chosen));
-    parts.when.textContent = new Date(row.created_at * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "medium" });
+    parts.when.textContent = new Date(row.created_at * 1000).toLocaleString("sv").slice(0, 16); // 2026-03-01 12:00, here
     parts.progress.hidden = row.over || !row.total;
     parts.progress.max = row.total || 1;
     parts.progress.value = row.done;
@@ -65,6 +66,7 @@ function render({ model, el }) {
     if (parts.cancels !== row.cancels) parts.cancel.disabled = false;
     parts.cancels = row.cancels;
     parts.cancel.textContent = CANCEL[Math.min(row.cancels, 2)];
+    parts.cancel.title = HINTS[Math.min(row.cancels, 2)];
     parts.cancel.setAttribute("aria-label", `${parts.cancel.textContent}: ${row.command}`);
     parts.resume.hidden = !row.resume.length;
     parts.resume.setAttribute("aria-label", `Resume: ${row.command}`);
