@@ -7,13 +7,12 @@ __all__ = ['logger', 'SHOWN', 'NOT_RUN', 'START_S', 'PANELS_S', 'WAIT_S', 'run_c
            'hold_home']
 
 # %% ../../nbs/9_interface/97_home_server.ipynb #85a97b70
-import asyncio, logging
+import asyncio, inspect, logging
 from contextlib import suppress
 
 # %% ../../nbs/9_interface/97_home_server.ipynb #440e89ea
 import nbformat
 from jupyter_core.utils import ensure_async
-from jupyter_server.services.contents.manager import AsyncContentsManager
 from nbformat.v4 import new_output, output_from_msg
 
 # %% ../../nbs/9_interface/97_home_server.ipynb #4e460330
@@ -102,7 +101,7 @@ async def run_home(
 WAIT_S = 90 # of a person who opens Home before its panels are there
 
 def hold_home(
-    get, # of an `AsyncContentsManager`
+    get, # of a contents manager that does not block, as JupyterLab's own
     ready: asyncio.Event, # set when the panels are there
 ): # the same, which waits where it is asked for what stands in Home
     "Let whoever opens Home wait for its panels"
@@ -121,7 +120,7 @@ def _load_jupyter_server_extension(server):
     "Let browsers wait until Home is there."
     contents, ready = server.contents_manager, asyncio.Event()
     _begun[id(server)], server.open_browser = (server.open_browser, contents.get, ready), False
-    if isinstance(contents, AsyncContentsManager): contents.get = hold_home(contents.get, ready)
+    if inspect.iscoroutinefunction(contents.get): contents.get = hold_home(contents.get, ready)
 
 async def _start_jupyter_server_extension(server):
     opens, get, ready = _begun.pop(id(server))
