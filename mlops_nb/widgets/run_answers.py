@@ -70,6 +70,8 @@ class CurveAnswers:
             return more | {"note": READING if more else "Nothing has been logged yet." if live else "No metric was logged."}
         chart, notes = curves_chart(self.curves, metric, asked.x), [READING] if more else []
         if left > 0: notes.append(f"The first {MOST_CURVES} runs are drawn; {say_count(left, 'run')} more are chosen.")
+        without = sum(not self.curves.count(each, metric) for each in self.curves.records)
+        if whole and without: notes.append(f"{say_count(without, 'run')} logged no {metric.removeprefix('metrics.')}.")
         if not chart["series"]: notes.append(f"No value of {metric} has a time; choose steps.")
         return more | {"menus": {"metric": (names, metric)}, "chart": chart, "note": " ".join(notes)}
 
