@@ -36,9 +36,10 @@ def runs(lab):  # noqa: F811
             connection.execute(table.insert(), rows[name])
     for run_id in ("run09999", "run09998"):
         figure = {"output_type": "display_data", "data": {"image/png": PIXEL}, "metadata": {}}
-        cell = {"cell_type": "code", "source": "plt.title('Errors')", "outputs": [figure], "metadata": {}}
+        cell = {"cell_type": "code", "source": "plt.title('Errors')", "outputs": [figure], "metadata": {}, "execution_count": 1}
         store.runs.folder(run_id).mkdir(parents=True)
-        (store.runs.folder(run_id) / "notebook.ipynb").write_text(json.dumps({"cells": [cell]}))
+        notebook = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
+        (store.runs.folder(run_id) / "notebook.ipynb").write_text(json.dumps(notebook))
     return store.runs
 
 
@@ -117,6 +118,12 @@ def test_two_runs_are_compared_tagged_and_pinned_by_keyboard_alone(page, lab, ru
     page.keyboard.press("Enter")
     expect(panel.locator("tbody .tag")).to_have_text(["best", "best"])
     assert {each.id for each in runs.list(tag="best")} == {"run00003", "run00004"}
+    expect(panel.get_by_text("2 runs tagged best")).to_be_visible()
+    panel.get_by_label("Tag", exact=True).fill("best")
+    panel.get_by_role("button", name="Untag", exact=True).press("Enter")
+    expect(panel.get_by_text("2 runs no longer tagged best")).to_be_visible()
+    expect(panel.locator("tbody .tag")).to_have_count(0)
+    assert runs.list(tag="best") == []
     panel.get_by_role("button", name="Clear").press("Enter")
     expect(panel.locator("tbody tr.chosen")).to_have_count(0)
     panel.get_by_label("Choose train run00001").press("Space")
@@ -200,3 +207,25 @@ def test_a_chosen_run_that_is_deleted_is_dropped_with_one_note(page, lab, runs):
     expect(panel.get_by_role("alert")).to_have_count(0)
     for number in (1, 2):
         runs.delete(f"doomed0{number}")
+
+
+def test_one_chosen_run_shows_why_it_failed_and_opens_its_notebook(page, lab, runs):  # noqa: F811
+    error = {"name": "ValueError", "message": "<b>the rate</b> is below 0", "cell_index": 0, "traceback": "  line 3, in fit"}
+    runs.update("run09999", status="failed", error=error)
+    panel = opened(page, lab)
+    panel.get_by_label("Choose train run09999").check()
+    record = panel.get_by_role("region", name="Record of train run09999")
+    expect(record.locator("p.bad")).to_have_text("cell 1: ValueError: <b>the rate</b> is below 0")
+    expect(record.get_by_role("region", name="Parameters").get_by_role("row").filter(has_text="rate")).to_contain_text("0.9999")
+    check_axe(page)
+    panel.get_by_role("button", name="Open the executed notebook").click()
+    expect(page.locator('.lm-TabBar-tab:has-text("train-run09999.ipynb")')).to_be_visible()
+    runs.update("run09999", status="finished", error=None)
+
+
+def test_a_second_chosen_run_takes_the_record_away(page, lab, runs):  # noqa: F811
+    panel = opened(page, lab)
+    panel.get_by_label("Choose train run09999").check()
+    expect(panel.get_by_role("region", name="Record of train run09999")).to_be_visible()
+    panel.get_by_label("Choose train run09998").check()
+    expect(panel.get_by_role("region", name="Record of train run09999")).to_be_hidden()

@@ -8,7 +8,7 @@ from mlops_nb.widgets.feed import Feed
 from mlops_nb.widgets.run_answers import Asked, CurveAnswers, ImportanceAnswers
 from mlops_nb.widgets.run_charts import CurvesPanel, RunCharts
 from mlops_nb.widgets.run_columns import answer, run_columns
-from mlops_nb.widgets.runs_view import RunsPanel, tag_runs
+from mlops_nb.widgets.runs_view import RunsPanel, SeenColumns, tag_runs
 from mlops_nb.widgets.data_table import Query
 from waiting import wait_until
 
@@ -166,3 +166,47 @@ def test_groups_are_told_apart(store):
     rows = answer(store, Query(group="params.optimizer")).rows
     assert len({each["id"] for each in rows}) == 4
     assert run_columns(())
+
+
+def insert_run(store, id, metrics, tags=(), **parameters):
+    store.runs.insert({"id": id, "project": "digits", "name": "train", "status": "finished", "hardware": {}, "parameters": parameters,
+                       "created_at": float(int(id[-1])), "metrics": metrics}, tags)
+
+
+def shown_names(columns):
+    return [each.name for each in columns if each.shown]
+
+
+def test_runs_without_what_objectives_ask_for_show_metrics_of_their_own(store):
+    for number in range(4):
+        insert_run(store, f"judged0{number}", {"recall": 0.9, "f1": 0.8, "precision": 0.7})
+    insert_run(store, "trained4", {"epoch": 3, "time/fit": 2.0, "loss": 0.1, "accuracy": 0.9})
+    records, asked = store.runs.list(), ["recall", "f1", "precision", "cost"]
+    shown = shown_names(run_columns(records, asked))
+    assert [each for each in shown if each.startswith("metrics")] == [f"metrics.{each}" for each in (*asked[:3], "accuracy", "loss")]
+    seen = [each for each in records if each.id == "trained4"]
+    shown = shown_names(run_columns(records, asked, seen))  # nothing empty: the evaluations are on another page
+    assert [each for each in shown if each.startswith("metrics")] == ["metrics.accuracy", "metrics.loss"]
+
+
+def test_columns_stay_where_they_are_when_a_run_is_added(store):
+    for number in range(3):
+        insert_run(store, f"trained{number}", {"loss": 0.1 * number}, rate=number)
+    seen = SeenColumns(store)
+    before = shown_names(seen.find(Query(), {}))
+    assert "tags" not in before
+    insert_run(store, "judged09", {"recall": 0.9, "f1": 0.8}, ("good",), depth=3, rate=7)
+    after = shown_names(seen.find(Query(), {}))
+    assert after[:len(before)] == before and {"metrics.recall", "metrics.f1", "tags"} <= set(after[len(before):])
+    assert "name" in shown_names(seen.find(Query(filter="metrics.reca >"), {}))  # a question that is wrong
+
+
+def test_what_was_done_with_tags_is_told(store):
+    for number in range(2):
+        insert_run(store, f"trained{number}", {"loss": 0.1})
+    panel = RunsPanel(store)
+    for action, said in (("tag", "2 runs tagged good"), ("untag", "2 runs no longer tagged good")):
+        panel.table._take(panel.table, {"action": action, "ids": ["trained0", "trained1"], "text": "good"}, [])
+        wait_until(lambda said=said: panel.table.told == said)
+        assert len(store.runs.list(tag="good")) == 2 * (action == "tag")
+    panel.close()

@@ -54,7 +54,7 @@ class Action:
     "What can be done with the rows that are chosen"
     name: str # as it is sent
     title: str # of the button
-    asks: str = "" # what has to be typed beside it, such as "Tag"
+    asks: str = "" # what has to be typed beside it, such as "Tag"; neighbours that ask for the same have one field
 
 # %% ../../nbs/9_interface/96_data_table.ipynb #1d737585
 MOST_ROWS = 200 # that are sent to a browser
@@ -98,6 +98,7 @@ class DataTable(anywidget.AnyWidget):
     chosen = traitlets.Dict().tag(sync=True) # name of a column -> whether it is shown, where a person has said so
     query, page = traitlets.Dict().tag(sync=True), traitlets.Dict({"rows": [], "total": 0}).tag(sync=True)
     problem = traitlets.Unicode().tag(sync=True) # what is wrong with the question
+    told = traitlets.Unicode().tag(sync=True) # what was done with the chosen rows, until others are chosen
     selected = traitlets.List(traitlets.Unicode()).tag(sync=True) # ids of rows, in the order in which they were chosen
 
     def __init__(self,

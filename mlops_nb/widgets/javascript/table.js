@@ -133,8 +133,8 @@ function render({ model, el }) {
 
   // what is done with chosen rows
   const chosenCount = make("span", { role: "status", class: "muted" });
-  const actions = make("span", { class: "bar" });
-  const done = make("div", { class: "bar done", role: "group", "aria-label": "With the chosen rows" }, chosenCount, actions);
+  const actions = make("span", { class: "bar" }), told = make("span", { role: "status", class: "told" });
+  const done = make("div", { class: "bar done", role: "group", "aria-label": "With the chosen rows" }, chosenCount, actions, told);
 
   // the rows
   const head = make("thead"), body = make("tbody");
@@ -182,22 +182,35 @@ function render({ model, el }) {
   }
 
   function drawActions() {
-    actions.replaceChildren(...model.get("actions").map((action) => {
+    drawTold();
+    const parts = [];
+    let text = null; // the field of the last action; its neighbours that ask for the same share it
+    for (const action of model.get("actions")) {
       if (!action.asks) {
-        return make("button", { type: "button", text: action.title, onclick: () => act(action) });
+        text = null;
+        parts.push(make("button", { type: "button", text: action.title, onclick: () => act(action) }));
+        continue;
       }
-      const text = make("input", { type: "text", size: 10, "aria-label": action.asks, placeholder: action.asks });
-      const go = () => { if (text.value.trim()) act(action, text.value.trim()); text.value = ""; };
-      text.addEventListener("keydown", (event) => event.key === "Enter" && go());
-      return make("span", { class: "bar" }, text, make("button", { type: "button", text: action.title, onclick: go }));
-    }), make("button", { type: "button", text: "Clear", title: "Choose no row", onclick: () => choose([]) }));
+      if (text?.placeholder !== action.asks) {
+        text = make("input", { type: "text", size: 12, "aria-label": action.asks, placeholder: action.asks });
+        text.addEventListener("keydown", (event) => event.key === "Enter" && go(action));
+        parts.push(make("span", { class: "bar" }, text));
+      }
+      const field = text;
+      const go = (done) => { if (field.value.trim()) act(done, field.value.trim()); field.value = ""; };
+      parts.at(-1).append(make("button", { type: "button", text: action.title, onclick: () => go(action) }));
+    }
+    actions.replaceChildren(...parts, make("button", { type: "button", text: "Clear", title: "Choose no row", onclick: () => choose([]) }));
     drawSelection();
   }
 
   const act = (action, text) => model.send({ action: action.name, ids: model.get("selected"), ...(text ? { text } : {}) });
 
+  function drawTold() { told.textContent = model.get("told"); }
+
   function choose(ids) {
     model.set("selected", ids);
+    model.set("told", "");
     model.save_changes();
     drawSelection();
   }
@@ -381,7 +394,8 @@ function render({ model, el }) {
   }
 
   const changes = { page: drawRows, chosen: () => { drawControls(); drawRows(); }, columns: () => { drawControls(); drawRows(); },
-    groups: drawControls, actions: drawActions, selected: drawSelection, query: drawState, problem: drawState };
+    groups: drawControls, actions: drawActions, selected: drawSelection, query: drawState, problem: drawState,
+    told: drawTold };
   for (const [name, draw] of Object.entries(changes)) model.on(`change:${name}`, draw);
   drawControls();
   drawActions();
