@@ -35,7 +35,9 @@ class ChosenRun(widgets.VBox):
         run_ids: Sequence[str], # that are chosen
     ) -> None:
         "Show this run from now on, where it is one"
-        self.id = run_ids[0] if len(run_ids) == 1 else ""
+        id = run_ids[0] if len(run_ids) == 1 else ""
+        if id != self.id: self.file.send({"problem": ""}) # what was said of another run's notebook
+        self.id = id
         if not self.id: self.layout.display = "none"
         self.feed.hurry()
 
@@ -54,4 +56,5 @@ class ChosenRun(widgets.VBox):
         id, html, has_notebook = found
         if id != self.id: return # somebody has chosen another one by now
         self.record.value, self.file.enabled = html, has_notebook
+        self.file.label = "Open the executed notebook" if has_notebook else "No executed notebook is kept"
         self.layout.display = None if html else "none"

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 # %% ../../nbs/9_interface/96_node_record.ipynb #e05ab721
 from ..reports.markup import Html, disclosure, element, facts, join, moment, status, table
 from ..run_page import failed_lines, failed_place, say_attempt, say_code, say_error, say_hardware
+from ..run_tables import leading_metrics
 from ..store import tables
 from ..store.artifacts import Artifact
 from ..store.door import Store
@@ -61,8 +62,9 @@ def run_html(
              ("Attempt", say_attempt(record, attempts)), ("Group", record.group_id and f"{record.group_id}, step {record.step}"),
              ("Tags", ", ".join(record.tags)), ("Note", record.note), ("Used", artifacts("used")), ("Logged", artifacts("logged")),
              ("Code", say_code(record)), *((name.capitalize(), said) for name, said in say_hardware(record.hardware, record.host_info))]
+    metrics = {**leading_metrics(record.metrics), **(record.metrics or {})} # counters and times stand below
     return join(element("h3", record.name, " ", status(record.status)), failure_part(record.error), facts(known),
-                values_part("Metrics", record.metrics), values_part("Parameters", record.parameters))
+                values_part("Metrics", metrics), values_part("Parameters", record.parameters))
 
 # %% ../../nbs/9_interface/96_node_record.ipynb #a2c0131c
 def artifact_html(

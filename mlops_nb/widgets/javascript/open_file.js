@@ -19,7 +19,7 @@ function render({ model, el }) {
   button.addEventListener("click", () => model.send({ open: true }));
   const open = ({ path, home, problem }) => {
     const found = path && place(path, home);
-    said.textContent = problem || (found ? ` ${found.path}` : ` ${path} is outside of the folder that JupyterLab shows`);
+    said.textContent = problem ?? (found ? ` ${found.path}` : ` ${path} is outside of the folder that JupyterLab shows`);
     if (!found) return;
     const link = document.createElement("a"); // JupyterLab takes a click on such a link for a command
     link.href = `${found.base}lab/tree/${found.path.split("/").map(encodeURIComponent).join("/")}`;
