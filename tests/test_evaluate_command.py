@@ -159,6 +159,15 @@ def test_models_and_data_that_cannot_be_evaluated(folder, model, data, said):
     assert "running" not in outcomes(folder)
 
 
+@pytest.mark.parametrize("gated", [(), ("--gate",)])
+def test_a_model_of_files_is_refused_before_a_run_is_begun(folder, gated):
+    with start_run("train", workspace=folder) as run:
+        run.log_artifact(folder / "settings.ini", "table", "model")
+    before = outcomes(folder)
+    message = refuse(folder, "evaluate", "table", *gated)
+    assert "evaluate one that log_model wrote" in message and outcomes(folder) == before
+
+
 def test_an_unknown_metric_is_not_measured_and_its_nearest_name_is_given(folder):
     (folder / "objectives.toml").write_text(OBJECTIVES.replace("test_roc_auc", "test_rocauc"))
     status, output, _ = invoke(folder, "evaluate", "churn", "--gate", "--resamples", "20")

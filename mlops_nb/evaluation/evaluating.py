@@ -28,7 +28,7 @@ from .robustness import truth_of
 from ..settings import ArtifactError, DataError, ModelError, NotFoundError
 from ..store.door import Store
 from ..text_files import say_count
-from ..training.models import Model, load_model
+from ..training.models import Model, can_predict, load_model
 if TYPE_CHECKING: import pandas as pd
 if TYPE_CHECKING: from mlops_nb.store.artifacts import Artifact
 if TYPE_CHECKING: from mlops_nb.store.session import Run
@@ -127,10 +127,13 @@ def evaluation_run(
     part: str = "test",
     run: "Run | None" = None, # goes on afterwards; default: one of its own
 ): # a context manager that gives the run
-    "The run of an evaluation. Raises `NotFoundError`"
+    "The run of an evaluation. Raises `ModelError`, `NotFoundError`"
     from contextlib import nullcontext
     from mlops_nb.store.session import start_run
-    store.artifacts.use(None, model)
+    artifact = store.artifacts.use(None, model)
+    if artifact.type != "model": raise ModelError(f"{artifact.reference} is of type {artifact.type!r}, not 'model': give the name of a model")
+    if not can_predict(artifact):
+        raise ModelError(f"{artifact.reference} is a model of files and cannot predict; evaluate one that log_model wrote")
     if run is not None: return nullcontext(run)
     config = {"model": model, "part": part} | ({} if data is None else {"data": str(data)})
     return start_run("evaluate", config=config, workspace=store.workspace)
@@ -153,8 +156,6 @@ def evaluate_model(
 def _evaluate(store, run, reference, data, part, plan, wanted):
     "The evaluation, within a run"
     model = load_model(reference, run=run)
-    if not isinstance(model, Model):
-        raise ModelError(f"{model.artifact.reference} is a model of files and cannot predict; evaluate one that log_model wrote")
     plan = plan_for(plan, wanted, model.signature.task)
     rows = find_data(store, model, data, part, run)
     findings = check_data(model, rows, plan)
