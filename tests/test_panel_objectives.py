@@ -57,13 +57,13 @@ def test_each_objective_has_a_card_with_its_evidence(filled):
                         unknown: ("?not measured", "log calls_per_customer in campaign")}.items():
         for word in words:
             assert word in card, (word, card)
-    assert "Does not hold: 2 of 4 objectives met" in str(Text(board)) and "the misses cost 50,700 EUR" in board
+    assert "Does not hold for churn:v0 (production): 2 of 4 objectives met" in str(Text(board)) and "the misses cost 50,700 EUR" in board
 
 
 def test_the_version_in_production_speaks_for_the_model(filled):
     assert [each.reference for each in champions(filled)] == ["churn:v0"]
     found = look(filled, "churn:v1")
-    assert found.title == "churn:v1" and found.champion == "churn:v0 (production)"
+    assert found.title == "churn:v1" and found.champion.title == "churn:v0 (production)"
 
 
 def test_a_version_in_detail(filled):
@@ -115,7 +115,8 @@ def test_an_empty_workspace_says_what_to_do(tmp_path):
 def test_goals_without_an_evaluation_name_the_models(tmp_path):
     fill_model(tmp_path)
     text = str(Text(objectives_html(open_store(open_workspace(tmp_path)))))
-    assert "Nothing was evaluated yet" in text and "mlops-nb evaluate churn --gate" in text and "not measured" in text
+    assert "Nothing was evaluated yet" in text and "not measured" in text
+    assert "churn is a model of files: log a model with log_model" in text and "mlops-nb evaluate" not in text
 
 
 def fill_model(root, objectives="[[goal]]\nname='g'\nowner='o'\nreason='r'\n[[goal.objective]]\nmetric='test_recall'\nat_least=0.5"):
@@ -144,7 +145,30 @@ def test_an_evaluation_of_another_form_is_no_obstacle(tmp_path):
         run.log({"test_recall": 0.7})
         run.log_artifact(tmp_path / "evaluation.json", "churn-evaluation", "evaluation")
     found = look(open_store(open_workspace(tmp_path)))
-    assert "Not evaluated" in dict(found.detail)["Gates"] and "0.7" in card_of(found.board, "test_recall")
+    assert "0.7" in card_of(found.board, "test_recall") and "Holds for churn:v0 (latest): 1 of 1 objectives met" in str(Text(found.board))
+    [(title, inside)] = found.detail  # no section asks for what this model cannot do
+    assert title == "" and "its run evaluate logged figures only" in inside and "mlops-nb evaluate" not in objectives_html(store_of(tmp_path))
+
+
+def store_of(root):
+    return open_store(open_workspace(root))
+
+
+def test_only_an_alias_makes_a_champion_and_no_version_stands_beside_itself(tmp_path):
+    store = fill(tmp_path)
+    panel = ObjectivesPanel(store, beside="churn:v1")
+    try:
+        wait_until(lambda: panel.version.options[0][0] == "The champion: churn:v0 (production)")
+        assert [value for _, value in panel.beside.options] == ["", "churn:v1"]
+        store.artifacts.unalias("churn:v0", "production")
+        panel.pulse._handle_custom_msg({}, [])  # somebody looks
+        wait_until(lambda: panel.version.options[0][0] == "The newest: churn:v1 (latest)")
+        wait_until(lambda: [value for _, value in panel.beside.options] == ["", "churn:v0"] and panel.beside.value == "")
+        store.artifacts.alias("churn:v0", "champion")
+        wait_until(lambda: panel.version.options[0][0] == "The champion: churn:v0 (champion)")
+    finally:
+        panel.close()
+        panel.feed._thread.join(20)
 
 
 # Live

@@ -56,7 +56,7 @@ class Standing:
     "One objective with all that is known of it"
     check: Check
     measurement: Measurement | None = None
-    champion: str = "" # the version, with its aliases; empty where only a run is known
+    version: str = "" # with its aliases; empty where only a run is known that used no model
     source: str = "" # the evaluation, or the run
     beside: Beside | None = None
 
@@ -91,9 +91,12 @@ def _standing(store, goal, objective, place, found):
         if (known := _of_evidence(goal, objective, place, champion, evidence)) is not None: return known
     evaluated = any(evidence.evaluation for _, evidence in found)
     record, measurement = (None, None) if evaluated else newest_measurement(store, objective)
+    models = [each for relation, each in store.artifacts.edges_of(record.id) if each.type == "model"] if record else ()
+    titles = {champion.reference: champion.title for champion, _ in found}
+    version = titles.get(models[-1].reference, models[-1].reference) if models else ""
     check = check_objective(goal, objective, measurement)
     beside = record and nearest_baseline(objective.metric, measurement.value, objective.at_least is not None, record.metrics)
-    return Standing(check, measurement, source=f"run {record.id}, {record.name}" if record else "", beside=beside)
+    return Standing(check, measurement, version, f"run {record.id}, {record.name}" if record else "", beside)
 
 # %% ../../nbs/9_interface/96_objectives_board.ipynb #331c72ab
 MOST_CARDS, LONGEST_TEXT = 24, 200
@@ -112,13 +115,13 @@ def _say(standing):
     return {"Measured": measured, "Required": wanted.requirement + decided, "Margin to target":
             "" if check.margin is None else f"{_signed(check.margin, wanted.unit)}, {'reached' if check.passed else 'short of it'}",
             "Margin to baseline": _say_beside(standing.beside, wanted.unit) if found else "",
-            "A miss costs": price if wanted.cost_of_miss else "no price is set", "Champion": standing.champion,
+            "A miss costs": price if wanted.cost_of_miss else "no price is set", "Version": standing.version,
             "From": standing.source or f"log {wanted.metric} in {wanted.measured_in or 'a run'}"}
 
 # %% ../../nbs/9_interface/96_objectives_board.ipynb #3665a5a7
 def _say_beside(beside, unit):
     "How a simple model does"
-    if beside is None: return "no baseline was measured"
+    if beside is None: return "" # the row is left out
     bounds = "" if None in (beside.lower, beside.upper) else f" ({_signed(beside.lower)} to {_signed(beside.upper)})"
     value = "" if beside.value is None else f", which reaches {say_value(float(beside.value))} {unit}".rstrip()
     return f"{_signed(beside.margin, unit)}{bounds} {'over' if beside.margin >= 0 else 'below'} {beside.name}{value}"
@@ -138,13 +141,15 @@ def card_html(
 
 # %% ../../nbs/9_interface/96_objectives_board.ipynb #f1bf0c1b
 def verdict_html(
-    checks: Sequence[Check],
+    found: Sequence[Standing],
 ) -> Html:
-    "Whether the goals hold, in a sentence"
-    report = ObjectivesReport(tuple(checks))
-    missed = any(each.status == "missed" for each in checks)
+    "Whether the goals hold, and of which versions that is said, in a sentence"
+    report = ObjectivesReport(tuple(each.check for each in found))
+    missed = any(each.check.status == "missed" for each in found)
+    versions = shorten(" and ".join(dict.fromkeys(each.version for each in found if each.version)), LONGEST_TEXT)
     mark, kind, word = ("✓", "good", "Holds") if report.passed else ("✗", "bad", "Does not hold") if missed else ("?", "open", "Not known")
-    return element("p", element("span", mark, class_="mark", aria_hidden="true"), element("strong", word), ": ",
+    named = (" for ", element("strong", versions)) if versions else ()
+    return element("p", element("span", mark, class_="mark", aria_hidden="true"), element("strong", word), *named, ": ",
                    shorten(report.message, 600), ".", class_=f"said {kind}")
 
 # %% ../../nbs/9_interface/96_objectives_board.ipynb #18840c0c
@@ -152,7 +157,7 @@ def board_html(
     found: Sequence[Standing],
 ) -> Html:
     "All goals with their objectives"
-    shown, parts = found[:MOST_CARDS], [verdict_html([each.check for each in found])]
+    shown, parts = found[:MOST_CARDS], [verdict_html(found)]
     for place, goal in enumerate(dict.fromkeys(each.check.goal for each in shown)):
         lost = Cost(goal.cost_of_missing, goal.currency)
         said = f"{goal.reason} Owner: {goal.owner}." + (f" Missing any of its targets costs {lost}, once." if lost.amount else "")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from ..objectives import Goal, read_objectives
 from ..reports.markup import Html, element, join
 from ..store.door import Store
+from ..wording import shorten
 
 # %% ../../nbs/9_interface/96_objectives_start.ipynb #3c66e9ca
 def goals_or_none(
@@ -44,11 +45,14 @@ def without_goals_html(store: Store) -> Html:
                 _commands("mlops-nb init FOLDER --template tabular --data FILE --target COLUMN"))
 
 def without_evaluation_html(
-    models: Sequence[str], # names, the newest first
+    models: Sequence[str], # names of those that can be evaluated, the newest first
+    others: Sequence[str] = (), # of models of files, which cannot
 ) -> Html:
     "What to do where no version was evaluated"
     said = element("p", element("span", "?", class_="mark", aria_hidden="true"), element("strong", "Nothing was evaluated yet"), ". ",
                    "The evaluation of a version appears here by itself.", class_="said open")
     if models: return join(said, _commands(*(f"mlops-nb evaluate {each} --gate" for each in models)))
+    if others: return join(said, element("p", f"{shorten(', '.join(others), 200)} {'is a model' if len(others) == 1 else 'are models'} of files: "
+        "log a model with log_model to evaluate it here."))
     return join(said, element("p", "There is no model yet either. A pipeline trains one and evaluates it:"),
                 _commands("mlops-nb run", "mlops-nb evaluate MODEL --gate"))

@@ -14,7 +14,7 @@ from ..evaluation.card_parts import Grid, Text, say, say_interval
 from ..evaluation.evaluations import Evaluation
 from ..evaluation.metrics import METRICS, primary_metric
 from ..reports.markup import Html, element, join, status, table
-from .version_detail import part_html
+from .version_detail import not_evaluated, part_html
 from ..wording import shorten
 
 # %% ../../nbs/9_interface/96_version_pair.ipynb #34b72b0d
@@ -136,9 +136,8 @@ def pair_html(
     pair, names = (first, second), [each.artifact.reference for each in (first, second)]
     title = element("h3", f"{names[1]} beside {names[0]}")
     if names[0] == names[1]: return join(title, part_html(Text("Both are the same version; choose another one.", "open")))
-    if lacking := [name for name, each in zip(names, pair) if each.evaluation is None]:
-        said = [Text(f"{each} was not evaluated. Run: mlops-nb evaluate {each} --gate", "open") for each in lacking]
-        return join(title, map(part_html, said))
+    if lacking := [each for each in pair if each.evaluation is None]:
+        return join(title, (part_html(not_evaluated(each)) for each in lacking))
     evaluations = [each.evaluation for each in pair]
     if evaluations[0].task != evaluations[1].task:
         tasks = f"One is {evaluations[0].task} and the other {evaluations[1].task}"
