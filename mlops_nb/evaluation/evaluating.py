@@ -131,7 +131,8 @@ def evaluation_run(
     from contextlib import nullcontext
     from mlops_nb.store.session import start_run
     artifact = store.artifacts.use(None, model)
-    if artifact.type != "model": raise ModelError(f"{artifact.reference} is of type {artifact.type!r}, not 'model': give the name of a model")
+    if artifact.type != "model":
+        raise ModelError(f"{artifact.reference} is of type {artifact.type!r}, not 'model': give the name of a model")
     if not can_predict(artifact):
         raise ModelError(f"{artifact.reference} is a model of files and cannot predict; evaluate one that log_model wrote")
     if run is not None: return nullcontext(run)

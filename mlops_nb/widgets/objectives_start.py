@@ -52,7 +52,8 @@ def without_evaluation_html(
     said = element("p", element("span", "?", class_="mark", aria_hidden="true"), element("strong", "Nothing was evaluated yet"), ". ",
                    "The evaluation of a version appears here by itself.", class_="said open")
     if models: return join(said, _commands(*(f"mlops-nb evaluate {each} --gate" for each in models)))
-    if others: return join(said, element("p", f"{shorten(', '.join(others), 200)} {'is a model' if len(others) == 1 else 'are models'} of files: "
-        "log a model with log_model to evaluate it here."))
+    are = "is a model" if len(others) == 1 else "are models"
+    how = f"{shorten(', '.join(others), 200)} {are} of files: log a model with log_model to evaluate it here."
+    if others: return join(said, element("p", how))
     return join(said, element("p", "There is no model yet either. A pipeline trains one and evaluates it:"),
                 _commands("mlops-nb run", "mlops-nb evaluate MODEL --gate"))

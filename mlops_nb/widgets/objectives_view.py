@@ -142,7 +142,7 @@ def objectives_html(
 
 # %% ../../nbs/9_interface/97_objectives_view.ipynb #3a238fe8
 def _field(kind, label, tooltip, **options):
-    layout = widgets.Layout(width="auto", min_width="0", max_width="100%", flex="1 1 14em")
+    layout = widgets.Layout(width="auto", min_width="0", max_width="100%", flex="1 1 18em")
     return kind(description=label, tooltip=tooltip, style={"description_width": "initial"}, layout=layout, **options)
 
 class ObjectivesPanel(Panel):

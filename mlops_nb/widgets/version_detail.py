@@ -106,12 +106,12 @@ def not_evaluated(
     "What there is instead, and what to do"
     name, runs = found.artifact.reference, list(dict.fromkeys(each.name for each in found.users if each.metrics))
     if can_predict(found.artifact): return Text(f"{name} has no evaluation record yet. Run: mlops-nb evaluate {name} --gate", "open")
-    said = f"its run {' and '.join(runs[:2])} logged figures only" if runs else "it is a model of files"
+    said = f"its run{'s' if len(runs) > 1 else ''} {' and '.join(runs[:2])} logged figures only" if runs else "it is a model of files"
     return Text(f"{name} has no evaluation record: {said}. Log the model with log_model to evaluate it here.", "open")
 
 # %% ../../nbs/9_interface/96_version_detail.ipynb #603c2e98
-HOW_TO_EXPLAIN = Text("No explanation was kept. In a notebook, log_explanations(run, {'attribution': explain(model, data)}, NAME) keeps one.",
-                      "open")
+HOW_TO_EXPLAIN = Text("No explanation was kept. In a notebook, log_explanations(run, {'attribution': explain(model, data)}, NAME) "
+                      "keeps one.", "open")
 
 def _is_empty(section):
     "Whether all that a section says is how to fill it"
