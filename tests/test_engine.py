@@ -321,7 +321,8 @@ def test_a_callback_that_fails_leaves_no_kernel(write, output):
 
 
 def test_a_full_disk_keeps_the_last_whole_notebook(write, output):
-    notebook, pids = write("print('one')", "print('two')", "import time; time.sleep(0.1)", "print('three')"), []
+    wait = "import time; time.sleep(1)"  # in which the notebook is saved, however busy the machine is
+    notebook, pids = write("print('one')", wait, "print('two')", wait, "print('three')"), []
     original = whole_files.os.replace
 
     def replace(temporary, target):
