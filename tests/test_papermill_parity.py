@@ -11,6 +11,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from nbclient.exceptions import CellTimeoutError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_raw_cell
 
 PYTHON = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -127,11 +128,15 @@ def run(notebook, folder, engine, **options):
     folder.mkdir(exist_ok=True)
     source, output = folder / "source.ipynb", folder / "executed.ipynb"
     source.write_text(notebook if isinstance(notebook, str) else nbformat.writes(notebook))
-    try:
-        papermill.execute_notebook(source, output, engine_name=engine, progress_bar=False, **options)
-        error = None
-    except Exception as problem:
-        error = problem
+    for _ in range(3):  # a stock kernel of ipykernel 7 sometimes does not see a request: https://github.com/ipython/ipykernel/issues/1554
+        bounds = {} if engine else {"execution_timeout": 60, **options}
+        try:
+            papermill.execute_notebook(source, output, engine_name=engine, progress_bar=False, **options | bounds)
+            error = None
+        except Exception as problem:
+            error = problem
+        if engine or "execution_timeout" in options or not isinstance(error, CellTimeoutError):
+            break
     return json.loads(output.read_text()) if output.exists() else None, error
 
 
